@@ -1,0 +1,1 @@
+"""Where values from files come from, what their keys mean, and what goes where."""

@@ -1,0 +1,216 @@
+"""``Pretrained``: values from a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from lightning_init import tree
+from lightning_init.checkpoint.formats import Checkpoint, SafeGlobal, open_checkpoint
+from lightning_init.checkpoint.match import Match, OnMismatch, Target, match
+from lightning_init.checkpoint.sources import locate
+from lightning_init.errors import CheckpointError, Fault, InitConfigError
+from lightning_init.initializers.base import INITIALIZERS, Initializer
+
+__all__ = ["PretrainedInit", "copy_", "targets"]
+
+_log = logging.getLogger(__name__)
+
+
+@INITIALIZERS.register
+@dataclass(frozen=True)
+class PretrainedInit(Initializer):
+    """Loads parameters and persistent buffers from a checkpoint.
+
+    A file of ``torch.save`` (``.pth``, ``.pt``, ``.ckpt``, ``.bin``) or of safetensors; its content tells which. No
+    code that a file brings is run, only what ``safe_globals`` allows.
+
+    Args:
+        checkpoint: A path, or an address such as ``file:///folder/weights.pth``.
+        prefix: Which part of the checkpoint to take, with or without the dot at its end: ``"backbone."`` loads the
+            key ``backbone.conv.weight`` as ``conv.weight``.
+        map_location: The device over which values go to the parameters, which stay where they are. ``None`` is the
+            CPU.
+        on_mismatch: What to do about a key whose shape is not its parameter's: ``"error"``, or ``"skip"`` to leave
+            that parameter to the other rules.
+        strict: Keys (below the prefix) and parameters must agree one to one.
+        safe_globals: Classes that a file of ``torch.save`` may hold besides tensors. Allow only what you trust: the
+            file decides how they are called.
+
+    Raises:
+        InitConfigError: Arguments of a wrong type or value.
+    """
+
+    checkpoint: str | os.PathLike[str]
+    prefix: str | None = None
+    map_location: str | torch.device | None = "cpu"
+    on_mismatch: OnMismatch = "error"
+    strict: bool = False
+    safe_globals: Sequence[SafeGlobal] = ()
+
+    def __post_init__(self) -> None:
+        faults = list(self._faults())
+        if faults:
+            raise InitConfigError(faults)
+        object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
+        object.__setattr__(self, "safe_globals", tuple(self.safe_globals))
+
+    def _faults(self) -> Iterable[Fault]:
+        # Configs carry values of any type, whatever the annotations say.
+        given: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
+        checkpoint, prefix, globals_ = given["checkpoint"], given["prefix"], given["safe_globals"]
+        if not isinstance(checkpoint, str | os.PathLike) or not isinstance(os.fspath(checkpoint), str):
+            yield Fault("checkpoint", f"must be a path or an address, got {checkpoint!r}")
+        elif not os.fspath(checkpoint):
+            yield Fault("checkpoint", "must be a path or an address, got an empty string")
+        if not isinstance(prefix, str | None):
+            yield Fault("prefix", f"must be a string such as 'backbone.', or None, got {prefix!r}")
+        yield from _device_faults(given["map_location"])
+        if given["on_mismatch"] not in ("error", "skip"):
+            yield Fault("on_mismatch", f"must be 'error' or 'skip', got {given['on_mismatch']!r}")
+        if not isinstance(given["strict"], bool):
+            yield Fault("strict", f"must be True or False, got {given['strict']!r}")
+        if isinstance(globals_, str) or not isinstance(globals_, Sequence):
+            yield Fault("safe_globals", f"must be a list of classes or functions, got {globals_!r}")
+        elif wrong := [item for item in globals_ if not _is_safe_global(item)]:
+            yield Fault("safe_globals", f"must hold classes, functions, or pairs of one and its path, got {wrong}")
+
+    def describe(self) -> str:
+        """The initializer with the arguments that are not the default ones.
+
+        >>> PretrainedInit("weights.pth", prefix="backbone.").describe()
+        "Pretrained(checkpoint='weights.pth', prefix='backbone.')"
+        """
+        given = [
+            f"{field.name}={_shown(getattr(self, field.name))}"
+            for field in fields(self)
+            if field.default is MISSING or getattr(self, field.name) != field.default
+        ]
+        return f"Pretrained({', '.join(given)})"
+
+    def open(self) -> Checkpoint:
+        """Finds and opens the checkpoint; names and shapes are known then.
+
+        Raises:
+            CheckpointError: It cannot be found or read, or ``map_location`` is a device that this machine lacks.
+        """
+        path = locate(self.checkpoint)
+        try:
+            torch.empty(0, dtype=torch.uint8, device=self._device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError([Fault("map_location", f"no device {self.map_location!r} here: {reason}")]) from error
+        return open_checkpoint(path, safe_globals=self.safe_globals)
+
+    def match(self, checkpoint: Checkpoint, targets: Sequence[Target]) -> Match:
+        """Finds the key of every target; see `lightning_init.checkpoint.match.match`."""
+        return match(checkpoint, targets, prefix=self.prefix, on_mismatch=self.on_mismatch, strict=self.strict)
+
+    def read(self, checkpoint: Checkpoint, key: str) -> Tensor:
+        """The values under a key, on ``map_location``; not to be written to."""
+        return checkpoint.read(key).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(self.map_location or "cpu")
+
+    def __call__(self, module: nn.Module) -> None:
+        """Loads into a module; either all that fits is written, or nothing.
+
+        What is missing, unexpected or skipped is logged as one table.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read or does not fit the module.
+            InitConfigError: A tensor of the module has no shape or no storage yet.
+        """
+        slots = tree.slots(module)
+        unready = [
+            Fault(
+                slot.name,
+                "is still lazy: run the module once on example data"
+                if slot.is_lazy
+                else "is on the meta device: materialise the module first, with to_empty(device=...)",
+            )
+            for slot in slots
+            if slot.is_lazy or slot.is_meta
+        ]
+        if unready:
+            raise InitConfigError(unready)
+        with self.open() as checkpoint:
+            found = self.match(checkpoint, targets(slots))
+            for slot in slots:
+                for name in (slot.name, *slot.parts):
+                    if name in found.loaded:
+                        copy_(slot, name, self.read(checkpoint, found.loaded[name]))
+        complete = not (found.missing or found.unexpected or found.mismatched)
+        _log.log(logging.INFO if complete else logging.WARNING, found.summary() if complete else found.table())
+
+
+def targets(slots: Iterable[tree.Slot]) -> list[Target]:
+    """What a checkpoint may fill of a module.
+
+    Args:
+        slots: Its parameters and persistent buffers, with shapes and with names relative to it.
+    """
+    return [
+        Target(
+            slot.name,
+            slot.aliases,
+            slot.shape,
+            slot.dtype,
+            slot.is_buffer,
+            tuple(
+                Target(name, (), tuple(part.tensor.shape), part.tensor.dtype, slot.is_buffer)
+                for name, part in slot.parts.items()
+            ),
+        )
+        for slot in slots
+    ]
+
+
+def copy_(slot: tree.Slot, name: str, value: Tensor) -> None:
+    """Writes values into a slot, or into one of its parts.
+
+    Args:
+        slot: Where to.
+        name: The name of the slot or of the part.
+        value: Of its shape; type and device are converted.
+    """
+    if name in slot.parts:
+        with torch.no_grad():
+            slot.parts[name].tensor.copy_(value)
+    else:
+        tree.copy_(slot, value)
+
+
+def _device_faults(map_location: object) -> Iterable[Fault]:
+    what = "must be a device such as 'cpu' or 'cuda:0'"
+    if map_location is None:
+        return
+    if not isinstance(map_location, str | torch.device):
+        yield Fault("map_location", f"{what}, got {map_location!r}")
+        return
+    try:
+        device = torch.device(map_location)
+    except RuntimeError as error:
+        yield Fault("map_location", f"{what}, got {map_location!r} ({str(error).partition(chr(10))[0]})")
+        return
+    if device.type == "meta":
+        yield Fault("map_location", f"{what}; on 'meta' the values would be lost")
+
+
+def _is_safe_global(item: object) -> bool:
+    if isinstance(item, tuple):
+        return len(item) == 2 and callable(item[0]) and isinstance(item[1], str)
+    return callable(item)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return getattr(value, "__qualname__", None) or repr(value)
