@@ -1,0 +1,202 @@
+"""Laws into tensors, block by block.
+
+Which blocks a tensor has and how one block is drawn are apart here: threads and shards change the former only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_init.errors import InitError
+from lightning_init.initializers.laws import ConstantLaw, Law
+from lightning_init.rng import BLOCK
+
+__all__ = ["BlockGenerators", "blocks", "can_hold", "default_generators", "fill_", "fill_whole_"]
+
+BlockGenerators: TypeAlias = Callable[[int], torch.Generator | None]
+"""The generator of a block by the block's index; None for torch's default one, which moves on from block to block."""
+
+_DRAWN = (torch.float32, torch.float64)
+_ROUNDED = (
+    torch.bfloat16,
+    torch.float16,
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+)
+_INTEGERS = (
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
+
+
+def default_generators(block: int) -> None:
+    """The `BlockGenerators` that draw from torch's default generator."""
+
+
+def blocks(numel: int) -> Iterator[tuple[int, int, int]]:
+    """(index, start, stop) of the blocks of a tensor in its flattened logical order.
+
+    >>> list(blocks(300_000))
+    [(0, 0, 262144), (1, 262144, 300000)]
+    """
+    for index, start in enumerate(range(0, numel, BLOCK)):
+        yield index, start, min(start + BLOCK, numel)
+
+
+def can_hold(dtype: torch.dtype, law: Law | None) -> str | None:
+    """Why a tensor of that type cannot be filled by a law; None if it can.
+
+    Args:
+        dtype: The type of the tensor.
+        law: The law; None for an initializer that draws whole tensors.
+
+    >>> can_hold(torch.float16, ConstantLaw(1e5))
+    '100000.0 is too large for torch.float16 (up to 65504.0)'
+    """
+    if isinstance(law, ConstantLaw):
+        return _can_hold_constant(dtype, law.value)
+    if dtype not in (*_DRAWN, *_ROUNDED):
+        return f"random numbers cannot be written into {dtype}, only into a real floating point type"
+    if law is None:
+        return None
+    # Six standard deviations out there is one number in a billion. The width counts where the numbers are drawn.
+    reach = min(max(abs(law.low), abs(law.high)), abs(law.mean) + 6 * law.std)
+    width = min(law.high - law.low, 12 * law.std)
+    if reach > torch.finfo(dtype).max or width > torch.finfo(_drawn_in(dtype)).max:
+        return f"numbers of up to {reach:g} are too large for {dtype} (up to {torch.finfo(dtype).max})"
+    return None
+
+
+def _can_hold_constant(dtype: torch.dtype, value: float) -> str | None:
+    if dtype is torch.bool:
+        return None if value in (0, 1) else f"{value} is neither 0 nor 1, and {dtype} holds nothing else"
+    if dtype in _INTEGERS:
+        info = torch.iinfo(dtype)
+        if not float(value).is_integer():
+            return f"{value} is no whole number, and {dtype} holds nothing else"
+        fits = info.min <= value <= info.max
+        return None if fits else f"{value} is outside of what {dtype} holds ({info.min} to {info.max})"
+    if dtype not in (*_DRAWN, *_ROUNDED) and not dtype.is_complex:
+        return f"numbers cannot be written into {dtype}"
+    largest = torch.finfo(dtype).max
+    return f"{value} is too large for {dtype} (up to {largest})" if largest < abs(value) < math.inf else None
+
+
+def _drawn_in(dtype: torch.dtype) -> torch.dtype:
+    """The type that numbers for a tensor are drawn in: half precision is the rounded stream of float32."""
+    return dtype if dtype in _DRAWN else torch.float32
+
+
+def _refuse(tensor: Tensor, law: Law | None) -> None:
+    if tensor.is_meta:
+        raise InitError("the tensor is on the meta device and has no storage to write into; materialise it first")
+    if tensor.layout is not torch.strided:
+        raise InitError(f"a tensor of layout {tensor.layout} cannot be filled, only a dense one")
+    reason = can_hold(tensor.dtype, law)
+    if reason:
+        raise InitError(reason)
+
+
+def fill_(tensor: Tensor, law: Law, generators: BlockGenerators) -> None:
+    """Fills a tensor in place, in blocks of its flattened logical order.
+
+    The numbers depend on shape, law and generators, not on strides: a ``channels_last`` or transposed tensor gets the
+    same values as a contiguous one. Below single precision they are drawn in float32 and rounded. No gradient is
+    recorded.
+
+    Args:
+        tensor: Of any shape, also empty or without dimensions, and any real type, for a constant of any type.
+        law: What to fill it with.
+        generators: Where a block comes from. A generator of another kind of device than the tensor's draws there, and
+            the numbers are copied.
+
+    Raises:
+        InitError: The tensor cannot hold such numbers, or has no storage. Nothing has been written.
+    """
+    _refuse(tensor, law)
+    with torch.no_grad():
+        if isinstance(law, ConstantLaw):
+            law.fill(tensor)
+            return
+        flat = tensor.view(-1) if tensor.is_contiguous() and tensor.dtype in _DRAWN else None
+        buffer: Tensor | None = None
+        for index, start, stop in blocks(tensor.numel()):
+            generator = generators(index)
+            device = _device(tensor, generator)
+            if flat is not None and device == tensor.device:
+                law.fill(flat[start:stop], generator)
+                continue
+            if buffer is None:
+                buffer = torch.empty(min(BLOCK, tensor.numel()), dtype=_drawn_in(tensor.dtype), device=device)
+            block = buffer[: stop - start]
+            law.fill(block, generator)
+            _put(tensor, start, block)
+
+
+def fill_whole_(
+    tensor: Tensor, draw: Callable[[Tensor, torch.Generator | None], None], generators: BlockGenerators
+) -> None:
+    """Fills a tensor in place by a function that needs all of it at once.
+
+    Args:
+        tensor: Of any shape and real floating point type.
+        draw: Gets a contiguous tensor of that shape, in float32 or float64, and a generator of its device. It has to
+            write every element; what it finds there is not defined.
+        generators: Only the generator of block 0 is used.
+
+    Raises:
+        InitError: The tensor cannot hold random numbers, or has no storage. Nothing has been written.
+    """
+    _refuse(tensor, None)
+    generator = generators(0)
+    device = _device(tensor, generator)
+    with torch.no_grad():
+        if tensor.is_contiguous() and tensor.dtype in _DRAWN and device == tensor.device:
+            draw(tensor, generator)
+            return
+        whole = torch.empty(tensor.shape, dtype=_drawn_in(tensor.dtype), device=device)
+        draw(whole, generator)
+        tensor.copy_(whole)
+
+
+def _device(tensor: Tensor, generator: torch.Generator | None) -> torch.device:
+    """Where to draw: beside the tensor, if the generator is of that kind of device."""
+    return tensor.device if generator is None or generator.device.type == tensor.device.type else generator.device
+
+
+def _put(tensor: Tensor, start: int, values: Tensor) -> None:
+    """Copies values to a range of a tensor's flattened logical order, whatever its strides.
+
+    Args:
+        tensor: Where to.
+        start: The first element of the range.
+        values: A flat tensor.
+    """
+    if tensor.is_contiguous():
+        tensor.view(-1)[start : start + values.numel()].copy_(values)
+        return
+    inner = tensor[0].numel()
+    row, offset = divmod(start, inner)
+    if offset:
+        # The rest of a row that is begun already.
+        head = values[: inner - offset]
+        _put(tensor[row], offset, head)
+        values, row = values[head.numel() :], row + 1
+    rows = values.numel() // inner
+    whole = values[: rows * inner]
+    tensor[row : row + rows].copy_(whole.view(rows, *tensor.shape[1:]))
+    if whole.numel() < values.numel():
+        _put(tensor[row + rows], 0, values[whole.numel() :])

@@ -1,0 +1,186 @@
+"""The laws that initial values follow: constant, normal, uniform, truncated normal.
+
+A law fills flat blocks of numbers and knows its moments and bounds, so the same object serves a whole tensor, a shard
+of one, threads, and the expected values in a report.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["ConstantLaw", "Law", "NormalLaw", "UniformLaw", "normal_law", "uniform_law"]
+
+
+class Law(ABC):
+    """A distribution of independent, equally distributed numbers."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> float:
+        """Its expected value."""
+
+    @property
+    @abstractmethod
+    def std(self) -> float:
+        """Its standard deviation."""
+
+    @property
+    @abstractmethod
+    def low(self) -> float:
+        """No number is smaller, up to rounding; ``-inf`` where there is no bound."""
+
+    @property
+    @abstractmethod
+    def high(self) -> float:
+        """No number is larger, up to rounding; ``inf`` where there is no bound."""
+
+    @abstractmethod
+    def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
+        """Fills a block in place.
+
+        Standard numbers are drawn first and moved by ``mul_`` and ``add_`` afterwards: the ``normal_(mean, std)`` and
+        ``uniform_(low, high)`` of torch give other bits on CPUs with other vector units.
+
+        Args:
+            block: A flat, contiguous tensor of float32 or float64.
+            generator: Of the block's device; None for torch's default generator.
+        """
+
+
+@dataclass(frozen=True)
+class ConstantLaw(Law):
+    """One value everywhere; fills a tensor of any dtype and layout.
+
+    Attributes:
+        value: That value.
+    """
+
+    value: float
+
+    @property
+    def mean(self) -> float:
+        """The value."""
+        return self.value
+
+    @property
+    def std(self) -> float:
+        """Zero."""
+        return 0.0
+
+    @property
+    def low(self) -> float:
+        """The value."""
+        return self.value
+
+    @property
+    def high(self) -> float:
+        """The value."""
+        return self.value
+
+    def fill(self, block: Tensor, generator: torch.Generator | None = None) -> None:  # noqa: ARG002  # draws nothing
+        """Fills a block in place."""
+        block.fill_(self.value)
+
+
+@dataclass(frozen=True)
+class NormalLaw(Law):
+    """The normal law.
+
+    Attributes:
+        loc: Its mean.
+        scale: Its standard deviation, positive.
+    """
+
+    loc: float
+    scale: float
+
+    @property
+    def mean(self) -> float:
+        """``loc``."""
+        return self.loc
+
+    @property
+    def std(self) -> float:
+        """``scale``."""
+        return self.scale
+
+    @property
+    def low(self) -> float:
+        """No bound."""
+        return -math.inf
+
+    @property
+    def high(self) -> float:
+        """No bound."""
+        return math.inf
+
+    def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
+        """Fills a block in place."""
+        block.normal_(generator=generator).mul_(self.scale)
+        if self.loc:
+            block.add_(self.loc)
+
+
+@dataclass(frozen=True)
+class UniformLaw(Law):
+    """The uniform law.
+
+    Attributes:
+        a: Its lower bound.
+        b: Its upper bound, above ``a``.
+    """
+
+    a: float
+    b: float
+
+    @property
+    def mean(self) -> float:
+        """The middle."""
+        return self.a / 2 + self.b / 2
+
+    @property
+    def std(self) -> float:
+        """The width over the root of twelve."""
+        return (self.b - self.a) / math.sqrt(12)
+
+    @property
+    def low(self) -> float:
+        """``a``."""
+        return self.a
+
+    @property
+    def high(self) -> float:
+        """``b``."""
+        return self.b
+
+    def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
+        """Fills a block in place."""
+        block.uniform_(generator=generator).mul_(self.b - self.a)
+        if self.a:
+            block.add_(self.a)
+        if self.a != -self.b:
+            # A width that was rounded up can lead past `b`. With symmetric bounds it is the exact double of `b`.
+            block.clamp_(self.a, self.b)
+
+
+def normal_law(mean: float, std: float) -> Law:
+    """The normal law, or the constant that it is at ``std == 0``.
+
+    >>> normal_law(1.0, 0.0)
+    ConstantLaw(value=1.0)
+    """
+    return NormalLaw(mean, std) if std else ConstantLaw(mean)
+
+
+def uniform_law(low: float, high: float) -> Law:
+    """The uniform law, or the constant that it is at ``low == high``.
+
+    >>> uniform_law(0.0, 0.0)
+    ConstantLaw(value=0.0)
+    """
+    return UniformLaw(low, high) if low < high else ConstantLaw(low)

@@ -1,0 +1,100 @@
+"""Seeds and random streams: every block of every parameter has a generator of its own.
+
+The stream of a block is named by the text ``lightning_init/1|<seed>|<name>|<block>`` in UTF-8, where ``name`` is the
+qualified name of the parameter from the root and ``block`` counts blocks of `BLOCK` elements of the parameter's
+flattened logical order. SHAKE-128 of that text gives the state of the generator. ``BLOCK`` and the text change only
+with a major version of this library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["BLOCK", "Stream", "draw_seed", "isolated"]
+
+BLOCK = 2**18
+"""Elements that one generator draws."""
+
+_KEY = "lightning_init/1|{seed}|{name}|{part}"
+
+# `Generator.get_state()` of a CPU generator: seed, words left before the next twist, whether it is seeded, index of the
+# next word; 624 words of mt19937 in slots of 64 bits; then a cache of normal numbers, empty here.
+_HEADER = struct.pack("<QiiQ", 0, 624, 1, 0)
+_WORDS = 624
+_CPU = torch.device("cpu")
+_STATE_BYTES = 5056
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The random numbers of one parameter.
+
+    Attributes:
+        seed: Any integer; all of its digits count.
+        name: The qualified name of the parameter, seen from the root of the initialisation.
+        device: Where to draw. The numbers are the same on all CPUs; another kind of device has other numbers.
+
+    >>> a, b = (torch.rand(1, generator=Stream(0, "head.weight").generator(block)) for block in (0, 1))
+    >>> bool(a == b)
+    False
+    """
+
+    seed: int
+    name: str
+    device: torch.device = _CPU
+
+    def generator(self, block: int) -> torch.Generator:
+        """A fresh generator that stands at the start of a block."""
+        return _generator(_KEY.format(seed=self.seed, name=self.name, part=block), self.device)
+
+
+def _generator(key: str, device: torch.device) -> torch.Generator:
+    generator = torch.Generator(device)
+    hashed = hashlib.shake_128(key.encode())
+    if device.type == "cpu":
+        # `manual_seed` would keep 32 bits only: among 100,000 blocks two would likely be equal.
+        generator.set_state(_cpu_state(hashed.digest(4 * _WORDS)))
+    else:
+        generator.manual_seed(int.from_bytes(hashed.digest(8), "little"))
+    return generator
+
+
+def _cpu_state(words: bytes) -> Tensor:
+    state = bytearray(_STATE_BYTES)
+    start = len(_HEADER)
+    state[:start] = _HEADER
+    slots = memoryview(state)[start : start + 8 * _WORDS].cast("I")
+    slots[::2] = memoryview(words).cast("I")
+    return torch.frombuffer(state, dtype=torch.uint8)
+
+
+@contextmanager
+def isolated(seed: int, name: str, devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """Seeds torch's default generators for a module's own code, and puts them back afterwards.
+
+    Args:
+        seed: The seed of the initialisation.
+        name: The qualified name of the module.
+        devices: Devices whose default generators are seeded as well as the CPU's.
+    """
+    key = _KEY.format(seed=seed, name=name, part="init_weights")
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.set_rng_state(_generator(key, _CPU).get_state())
+        for device in {device for device in devices if device.type not in ("cpu", "meta")}:
+            module = torch.get_device_module(device)
+            stack.callback(module.set_rng_state, module.get_rng_state(device), device)
+            module.set_rng_state(_generator(key, device).get_state(), device)
+        yield
+
+
+def draw_seed() -> int:
+    """A seed of 63 bits, by one draw from torch's default generator of the CPU."""
+    return int(torch.randint(2**63 - 1, (), dtype=torch.int64, device="cpu"))
