@@ -1,0 +1,243 @@
+"""From an ``init_cfg``, as the user wrote it, to rules: frozen objects that hold nothing unchecked."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.errors import Fault, InitConfigError, did_you_mean
+from lightning_init.initializers.base import INITIALIZERS, Initializer, WeightInitializer
+from lightning_init.initializers.keep import KeepInit
+from lightning_init.scope import NamePattern, Scope, layer_names, strings
+
+__all__ = ["Rule", "carried_by", "parse", "plain"]
+
+_SCOPE = ("layer", "name", "params")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of an ``init_cfg``.
+
+    Attributes:
+        where: Where it was declared, such as ``"LitNet.init_cfg[0].override[1]"``.
+        initializer: What it writes.
+        scope: What it writes to, relative to the module that carries the config.
+        overrides: Rules that follow it.
+        is_override: It is one of those: everything at and below its ``name`` is meant, whatever the class.
+        bias_by_initializer: A ``bias`` in the scope is filled by the initializer itself, since the rule names nothing
+            else and gives no value for it.
+    """
+
+    where: str
+    initializer: Initializer
+    scope: Scope
+    overrides: tuple[Rule, ...] = ()
+    is_override: bool = False
+    bias_by_initializer: bool = False
+
+    @property
+    def is_pretrained(self) -> bool:
+        """It loads a checkpoint."""
+        return isinstance(self.initializer, PretrainedInit)
+
+    @property
+    def is_keep(self) -> bool:
+        """It protects what it covers."""
+        return isinstance(self.initializer, KeepInit)
+
+
+def plain(init_cfg: Any) -> Any:
+    """A copy of a config in dicts and lists, whatever containers it came in; other values are deep-copied."""
+    if isinstance(init_cfg, Mapping):
+        return {key: plain(value) for key, value in init_cfg.items()}
+    if isinstance(init_cfg, Sequence) and not isinstance(init_cfg, str | bytes):
+        return [plain(item) for item in init_cfg]
+    return copy.deepcopy(init_cfg)
+
+
+def parse(init_cfg: Any, where: str = "init_cfg") -> tuple[Rule, ...]:
+    """Reads a config.
+
+    Args:
+        init_cfg: A rule or a sequence of rules, None for none. A rule is a mapping, or an initializer object.
+        where: The name of the config in messages.
+
+    Returns:
+        The rules in their order.
+
+    Raises:
+        InitConfigError: With every fault of the config and its path.
+
+    >>> parse(dict(type="Normal", layer="Linear", std=0.01))[0].initializer.std
+    0.01
+    """
+    faults: list[Fault] = []
+    rules = _Parser(faults).rules(init_cfg, where)
+    if faults:
+        raise InitConfigError(faults)
+    return rules
+
+
+class _Parser:
+    """Collects faults instead of stopping at the first."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = faults
+
+    def rules(self, init_cfg: Any, where: str, around: Mapping[str, Any] | None = None) -> tuple[Rule, ...]:
+        if init_cfg is None:
+            return ()
+        if isinstance(init_cfg, Mapping | Initializer):
+            rule = self.rule(init_cfg, where, around)
+            return (rule,) if rule else ()
+        if not isinstance(init_cfg, Sequence) or isinstance(init_cfg, str | bytes):
+            self.fault(where, f"must be a rule (a mapping) or a list of rules, got {_shown(init_cfg)}")
+            return ()
+        rules = [self.item(item, f"{where}[{i}]", around) for i, item in enumerate(init_cfg)]
+        return tuple(rule for rule in rules if rule)
+
+    def item(self, item: Any, where: str, around: Mapping[str, Any] | None) -> Rule | None:
+        if isinstance(item, Mapping | Initializer):
+            return self.rule(item, where, around)
+        self.fault(where, f"must be a rule, a mapping such as dict(type='Normal', layer='Linear'), got {_shown(item)}")
+        return None
+
+    def rule(self, given: Mapping[str, Any] | Initializer, where: str, around: Mapping[str, Any] | None) -> Rule | None:
+        before = len(self.faults)
+        if isinstance(given, Initializer):
+            given = {"type": given}
+        config = plain(given)
+        override = config.pop("override", None)
+        if around is not None:
+            config = self.override(config, where, around)
+        scope = self.scope(config, where, is_override=around is not None)
+        kind = config.pop("type", None)
+        arguments = {key: value for key, value in config.items() if key not in _SCOPE}
+        initializer = self.initializer(kind, arguments, where)
+        if initializer is not None and not scope.layer and around is None:
+            scope = Scope(tuple(getattr(initializer, "layer", ())), scope.name, scope.params)
+        inherited = {"type": kind, **arguments, **({"params": config["params"]} if "params" in config else {})}
+        overrides = self.rules(override, f"{where}.override", inherited)
+        if initializer is None or len(self.faults) > before:
+            return None
+        return Rule(
+            where,
+            initializer,
+            scope,
+            overrides,
+            is_override=around is not None,
+            bias_by_initializer=scope.only_bias and not {"bias", "bias_prob"} & set(arguments),
+        )
+
+    def override(self, config: dict[str, Any], where: str, around: Mapping[str, Any]) -> dict[str, Any]:
+        """An override completed by the rule around it."""
+        if config.get("name") is None:
+            self.fault(where, "an override must have a `name` (an attribute, a dotted path or a pattern)")
+        arguments = sorted(set(config) - {"name"})
+        if not arguments:
+            return {**around, **config}
+        if "type" not in config:
+            self.fault(where, f"has {', '.join(map(repr, arguments))} but no `type`; give its `type`, or its `name` "
+                              f"alone to take the arguments of the rule around it")
+            return {**around, "name": config.get("name")}
+        return config
+
+    def scope(self, config: Mapping[str, Any], where: str, *, is_override: bool) -> Scope:
+        layer: tuple[str | type, ...] = ()
+        name: NamePattern | None = None
+        params: tuple[str, ...] = ()
+        try:
+            layer = layer_names(config.get("layer"))
+        except InitConfigError as error:
+            self.below(where, error)
+        try:
+            name = NamePattern(config["name"]) if config.get("name") is not None else None
+        except InitConfigError as error:
+            self.below(where, error)
+        try:
+            params = strings(config["params"], "params") if config.get("params") is not None else ()
+        except InitConfigError as error:
+            self.below(where, error)
+        # MMEngine takes a `layer` in an override and does not look at it.
+        return Scope(() if is_override else layer, name, params)
+
+    def initializer(self, kind: Any, arguments: dict[str, Any], where: str) -> Initializer | None:
+        if isinstance(kind, Initializer):
+            return kind
+        cls = self.initializer_class(kind, where)
+        if cls is None:
+            return None
+        signature = inspect.signature(cls).parameters
+        accepted = [name for name in signature if name != "layer"]
+        open_ended = any(known.kind is known.VAR_KEYWORD for known in signature.values())
+        unknown = [] if open_ended else [key for key in arguments if key not in accepted]
+        for key in unknown:
+            self.fault(f"{where}.{key}", f"unknown argument of {INITIALIZERS.name_of(cls)}; "
+                                         f"{did_you_mean(str(key), [*accepted, *_SCOPE, 'override'])}")
+        missing = [key for key in accepted if key not in arguments and _is_required(signature[key])]
+        for key in missing:
+            self.fault(f"{where}.{key}", f"{INITIALIZERS.name_of(cls)} cannot do without it")
+        if missing:
+            return None
+        usable = {key: value for key, value in arguments.items() if key not in unknown}
+        try:
+            return cls(**usable)
+        except InitConfigError as error:
+            self.below(where, error)
+        except (TypeError, ValueError) as error:
+            self.fault(where, str(error))
+        return None
+
+    def initializer_class(self, kind: Any, where: str) -> type[Initializer] | None:
+        if kind is None:
+            self.fault(where, f"a rule must have a `type`; {did_you_mean('', INITIALIZERS)}")
+            return None
+        cls: Any = kind
+        if isinstance(kind, str):
+            cls = INITIALIZERS.get(kind) or _imported(kind)
+            if cls is None:
+                self.fault(f"{where}.type", INITIALIZERS.unknown(kind))
+                return None
+        if not (isinstance(cls, type) and issubclass(cls, Initializer)) or inspect.isabstract(cls):
+            self.fault(f"{where}.type", f"must name an initializer (its registered name, its class or the dotted path "
+                                        f"to it), got {_shown(kind)}")
+            return None
+        return cls
+
+    def fault(self, where: str, what: str) -> None:
+        self.faults.append(Fault(where, what))
+
+    def below(self, where: str, error: InitConfigError) -> None:
+        self.faults.extend(fault.below(where) for fault in error.faults)
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variadic = parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}
+    return parameter.default is parameter.empty and not variadic
+
+
+def _imported(path: str) -> Any:
+    """What a dotted path names; None if it does not lead anywhere."""
+    module, _, attribute = path.rpartition(".")
+    if not module:
+        return None
+    try:
+        return getattr(importlib.import_module(module), attribute, None)
+    except (ImportError, TypeError, ValueError):
+        return None
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
+def carried_by(module: Any) -> Any:
+    """The ``init_cfg`` of a module's instance or class; None if it has none or an empty one."""
+    init_cfg = getattr(module, "init_cfg", None)
+    return None if isinstance(init_cfg, Mapping | Sequence) and len(init_cfg) == 0 else init_cfg

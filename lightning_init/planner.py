@@ -1,0 +1,333 @@
+"""From a module tree and its configs to steps, without touching a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lightning_init.checkpoint.formats import Checkpoint
+from lightning_init.checkpoint.match import Target
+from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.config import Rule, carried_by, parse
+from lightning_init.errors import Fault, InitConfigError, InitError, did_you_mean
+from lightning_init.initializers.base import WeightInitializer
+from lightning_init.methods import own_method
+from lightning_init.scope import NamePattern, Scope, is_layer
+from lightning_init.steps import Call, Done, Fill, FillStep, Load, LoadStep, Step
+from lightning_init.tree import Node, Slot, Tree, join, parameter_names
+
+__all__ = ["Planner"]
+
+Opener = Callable[[PretrainedInit], Checkpoint]
+
+
+class Planner:
+    """Makes the steps of a module, and collects what is wrong with its configs instead of stopping at the first fault.
+
+    Args:
+        tree: The module tree; names and random streams are counted from its root.
+        open_checkpoint: How a checkpoint is opened.
+
+    Attributes:
+        faults: What cannot be meant.
+        checkpoint_faults: What is wrong with checkpoints.
+        warnings: What is probably not meant.
+        notes: What the user may want to know.
+        kept: The slots that a ``Keep`` rule protects, with the place of that rule.
+    """
+
+    def __init__(self, tree: Tree, open_checkpoint: Opener) -> None:
+        self.tree = tree
+        self.faults: list[Fault] = []
+        self.checkpoint_faults: list[Fault] = []
+        self.warnings: list[Fault] = []
+        self.notes: list[str] = []
+        self.kept: dict[Slot, str] = {}
+        self._kept_nodes: set[Node] = set()
+        self._open = open_checkpoint
+        self._opened: dict[tuple[str, tuple[Any, ...]], Checkpoint] = {}
+        self._rules: dict[Node, tuple[Rule, ...]] = {}
+        self._visited: set[Node] = set()
+
+    def whole(self, node: Node, init_cfg: Any = None, *, with_method: bool = True) -> list[Step]:
+        """All steps of a module and what is below it.
+
+        Args:
+            node: The module.
+            init_cfg: A config in place of the module's own.
+            with_method: The module's own ``init_weights`` is a step; False when it is running already.
+        """
+        self._parse_below(node, init_cfg)
+        return self._steps(node) if with_method else self._inner_steps(node, with_method=False)
+
+    def alone(self, node: Node, init_cfg: Any) -> list[Step]:
+        """The steps of one config on one module, in the order of its rules."""
+        self._parse(node, init_cfg, "init_cfg")
+        self._protect(node)
+        return [step for rule in self._rules[node] for step in self._rule_steps(rule, node)]
+
+    def _parse_below(self, top: Node, init_cfg: Any) -> None:
+        """Reads every config first: their faults are told together, and `Keep` reaches past the order of writing."""
+        seen: set[Node] = set()
+        waiting = [top]
+        while waiting:
+            node = waiting.pop()
+            if node in seen or (node is not top and is_initialised(node)):
+                continue
+            seen.add(node)
+            given = init_cfg if node is top and init_cfg is not None else carried_by(node.module)
+            label = "init_cfg" if given is init_cfg and node is top else join(self._label(node), "init_cfg")
+            self._parse(node, given, label)
+            self._protect(node)
+            waiting.extend(node.children.values())
+
+    def _label(self, node: Node) -> str:
+        return join(type(self.tree.root.module).__name__, node.path)
+
+    def _parse(self, node: Node, init_cfg: Any, where: str) -> None:
+        try:
+            self._rules[node] = parse(init_cfg, where)
+        except InitConfigError as error:
+            self.faults.extend(error.faults)
+            self._rules[node] = ()
+
+    def _protect(self, carrier: Node) -> None:
+        for rule in _with_overrides(self._rules[carrier]):
+            if not rule.is_keep:
+                continue
+            tops = self._matching(rule.scope, carrier) if rule.scope else []
+            found = False
+            for top in tops:
+                for _, node in self.tree.below(top):
+                    if not rule.scope.params:
+                        self._kept_nodes.add(node)
+                    for slot in self._held(node, with_buffers=True):
+                        attributes = [name for module, name in slot.places if module is node.module]
+                        if not rule.scope.params or any(rule.scope.takes(name, ()) for name in attributes):
+                            self.kept.setdefault(slot, rule.where)
+                            found = True
+            if not found:
+                self._matches_nothing(rule, carrier)
+
+    def _matching(self, scope: Scope, carrier: Node) -> list[Node]:
+        """The modules that a scope names, without those below them."""
+        found: dict[Node, str] = {}
+        for path, node in self.tree.below(carrier):
+            inside = any(path == top or path.startswith(f"{top}.") or not top for top in found.values())
+            if not inside and scope.has_layer(node.module) and scope.covers(path):
+                found[node] = path
+        return list(found)
+
+    def _held(self, node: Node, *, with_buffers: bool = False) -> list[Slot]:
+        names = [*parameter_names(node.module), *(node.module._buffers if with_buffers else ())]
+        places = [(node.module, name) for name in names]
+        return [self.tree.slot_of[place] for place in places if place in self.tree.slot_of]
+
+    def _steps(self, node: Node) -> list[Step]:
+        if node in self._visited or node in self._kept_nodes or is_initialised(node):
+            return []
+        self._visited.add(node)
+        method = own_method(node.module)
+        if method.replaces_steps and method.is_called:
+            nested = self._inner_steps(node, with_method=False)
+            return [Call(node, method.source, self._covered(node), nested), Done(node)]
+        return self._inner_steps(node)
+
+    def _inner_steps(self, node: Node, *, with_method: bool = True) -> list[Step]:
+        """The four steps of a module: its rules, its children, its method, its checkpoints."""
+        rules = self._rules[node]
+        steps = [step for rule in rules if not rule.is_pretrained for step in self._rule_steps(rule, node)]
+        for child in node.children.values():
+            steps += self._steps(child)
+        method = own_method(node.module)
+        if method.refused and with_method:
+            self.notes.append(f"{self._label(node)}: {method.refused}")
+        if with_method and method.is_called:
+            steps.append(Call(node, method.source, self._covered(node)))
+        steps += [step for rule in rules if rule.is_pretrained for step in self._rule_steps(rule, node)]
+        if rules or method.is_called or hasattr(node.module, "is_init") or node is self.tree.root:
+            steps.append(Done(node))
+        return steps
+
+    def _covered(self, node: Node) -> frozenset[Slot]:
+        return frozenset(slot for _, below in self.tree.below(node) for slot in self._held(below, with_buffers=True))
+
+    def _rule_steps(self, rule: Rule, carrier: Node) -> Iterator[Step]:
+        if isinstance(rule.initializer, PretrainedInit):
+            yield from self._load_steps(rule, rule.initializer, carrier)
+        elif isinstance(rule.initializer, WeightInitializer):
+            yield self._fill_step(rule, rule.initializer, carrier)
+        for override in rule.overrides:
+            yield from self._rule_steps(override, carrier)
+
+    def _fill_step(self, rule: Rule, initializer: WeightInitializer, carrier: Node) -> FillStep:
+        claims: dict[Slot, Fill] = {}
+        kept = False
+        if rule.is_override:
+            rule = self._resolved(rule, carrier)
+        for path, node in self.tree.below(carrier) if rule.scope else ():
+            if not rule.scope.has_layer(node.module):
+                continue
+            for name in parameter_names(node.module):
+                if rule.scope.takes(name, ("weight", "bias")) and rule.scope.covers(join(path, name)):
+                    slot = self.tree.slot_of[node.module, name]
+                    is_bias = name == "bias" and not rule.bias_by_initializer
+                    kept = kept or slot in self.kept
+                    if slot not in self.kept:
+                        claims[slot] = Fill(slot, rule.where, _what(initializer, is_bias), initializer, is_bias)
+            self._refuse_old_hooks(rule, path, node)
+        if not claims and not kept and (rule.scope or not rule.overrides):
+            self._matches_nothing(rule, carrier)
+        self._unknown_layers(rule, carrier)
+        return FillStep(tuple(claims.values()))
+
+    def _resolved(self, rule: Rule, carrier: Node) -> Rule:
+        """An override whose name exists; an attribute that leads to a module of the tree counts (a property, say)."""
+        pattern = rule.scope.name
+        if pattern is None or any(pattern.covers(name) for name in self._names_below(carrier)):
+            return rule
+        target: Any = carrier.module
+        for part in pattern.text.split("."):
+            target = getattr(target, part, None)
+        for path, node in self.tree.below(carrier):
+            if node.module is target and path:
+                return replace(rule, scope=replace(rule.scope, name=NamePattern(path)))
+        known = [path for path in self._names_below(carrier) if path.count(".") <= pattern.text.count(".")]
+        self.faults.append(
+            Fault(f"{rule.where}.name", f"{self._label(carrier)} has no {pattern.text!r}; "
+                                        f"{did_you_mean(pattern.text, known)}")
+        )
+        return rule
+
+    def _names_below(self, carrier: Node) -> Iterator[str]:
+        for path, node in self.tree.below(carrier):
+            if path:
+                yield path
+            for name in parameter_names(node.module):
+                yield join(path, name)
+
+    def _refuse_old_hooks(self, rule: Rule, path: str, node: Node) -> None:
+        """The hooks of old that compute ``weight`` anew before every forward would undo what is written to it."""
+        held = node.module._parameters
+        hooked = next((name for name in ("weight_v", "weight_orig") if name in held and "weight" not in held), None)
+        if hooked and not rule.scope.params and rule.scope.covers(join(path, "weight")):
+            self.faults.append(
+                Fault(rule.where, f"the weight of {join(carrier_path(node), 'weight')!r} is computed from {hooked!r} by an "
+                                  f"old hook; use torch.nn.utils.parametrizations, or name it: params={hooked!r}")
+            )
+
+    def _matches_nothing(self, rule: Rule, carrier: Node) -> None:
+        scope = rule.scope
+        if not scope:
+            told = "has no layer, name, params or override, so it matches nothing"
+        else:
+            given = {"layer": scope.layer, "name": scope.name and scope.name.text, "params": scope.params}
+            told = ", ".join(f"{key}={_shown(value)}" for key, value in given.items() if value)
+            told = f"{told} matches nothing in {self._label(carrier)}"
+            if scope.name is not None:
+                told += f"; {did_you_mean(scope.name.text, self._names_below(carrier))}"
+            elif scope.params:
+                told += f"; {did_you_mean(scope.params[0], self._attributes(carrier))}"
+            elif any(scope.has_layer(node.module) for _, node in self.tree.below(carrier)):
+                told += " that has a weight or a bias; name what it has with `params`"
+            else:
+                return  # told by _unknown_layers, name by name
+        self.warnings.append(Fault(rule.where, told))
+
+    def _attributes(self, carrier: Node) -> set[str]:
+        return {name for _, node in self.tree.below(carrier) for name in parameter_names(node.module)}
+
+    def _unknown_layers(self, rule: Rule, carrier: Node) -> None:
+        classes = {type(node.module): node.module for _, node in self.tree.below(carrier)}
+        for layer in rule.scope.layer:
+            if not any(is_layer(module, (layer,)) for module in classes.values()):
+                known = {cls.__name__ for cls in classes}
+                self.warnings.append(
+                    Fault(f"{rule.where}.layer", f"{self._label(carrier)} has no {_shown((layer,))}; "
+                                                 f"{did_you_mean(_shown((layer,)).strip(chr(39)).rpartition('.')[2], known)}")
+                )
+
+    def _load_steps(self, rule: Rule, initializer: PretrainedInit, carrier: Node) -> Iterator[Step]:
+        roots = [carrier]
+        scope = rule.scope
+        if rule.is_override:
+            rule = self._resolved(rule, carrier)
+            roots = self._matching(replace(rule.scope, params=()), carrier)
+            scope = replace(rule.scope, name=None)
+        for root in roots:
+            targets, slots = self._targets(root, scope)
+            try:
+                checkpoint = self._checkpoint(initializer)
+                matched = initializer.match(checkpoint, targets)
+            except InitError as error:
+                self.checkpoint_faults.extend(fault.below(rule.where) for fault in error.faults)
+                return
+            claims = []
+            for name, key in matched.loaded.items():
+                slot, part = slots[name]
+                if slot not in self.kept:
+                    claims.append(Load(slot, rule.where, initializer.describe(), initializer, key, part))
+            yield LoadStep(tuple(claims), rule.where, matched, checkpoint)
+
+    def _checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
+        key = (str(initializer.checkpoint), tuple(initializer.safe_globals))
+        if key not in self._opened:
+            self._opened[key] = self._open(initializer)
+        return self._opened[key]
+
+    def _targets(self, root: Node, scope: Scope) -> tuple[list[Target], dict[str, tuple[Slot, str | None]]]:
+        """What a checkpoint may fill below a module, and the slot (or part of one) behind every name."""
+        names: dict[Slot, list[str]] = {}
+        for path, node in self.tree.below(root):
+            if not scope.has_layer(node.module):
+                continue
+            for slot in self._held(node, with_buffers=True):
+                for module, attribute in slot.places:
+                    name = join(path, attribute)
+                    if module is node.module and scope.covers(name) and scope.takes(attribute, (attribute,)):
+                        names.setdefault(slot, []).append(name)
+        targets = [_target(slot, found) for slot, found in names.items()]
+        slots: dict[str, tuple[Slot, str | None]] = {}
+        for slot, target in zip(names, targets, strict=True):
+            slots[target.name] = (slot, None)
+            slots.update({part.name: (slot, name) for part, name in zip(target.parts, slot.parts, strict=True)})
+        return targets, slots
+
+
+def _target(slot: Slot, names: Sequence[str]) -> Target:
+    """A slot as what a checkpoint may fill, by its names relative to the module that is loaded into."""
+    stem = names[0].removesuffix(slot.places[0][1])
+    parts = tuple(
+        Target(f"{stem}parametrizations.{name.partition('parametrizations.')[2]}", (), tuple(part.tensor.shape),
+               part.tensor.dtype, slot.is_buffer)
+        for name, part in slot.parts.items()
+    )
+    return Target(names[0], tuple(names[1:]), slot.shape, slot.dtype, slot.is_buffer, parts)
+
+
+def is_initialised(node: Node) -> bool:
+    """The module says that its weights are what they should be."""
+    return getattr(node.module, "is_init", False) is True
+
+
+def carrier_path(node: Node) -> str:
+    """The qualified name of a module, for messages."""
+    return node.path or type(node.module).__name__
+
+
+def _with_overrides(rules: Iterable[Rule]) -> Iterator[Rule]:
+    for rule in rules:
+        yield rule
+        yield from _with_overrides(rule.overrides)
+
+
+def _what(initializer: WeightInitializer, is_bias: bool) -> str:
+    return initializer.describe_bias() if is_bias else initializer.describe()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        items = [item.__name__ if isinstance(item, type) else item for item in value]
+        return repr(items[0]) if len(items) == 1 else repr(items)
+    return repr(value)

@@ -1,0 +1,156 @@
+"""What an initialisation is made of: claims on slots, in steps, in the order of writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from lightning_init.checkpoint.formats import Checkpoint
+from lightning_init.checkpoint.match import Match
+from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.initializers.base import WeightInitializer
+from lightning_init.initializers.fill import can_hold
+from lightning_init.initializers.laws import Law
+from lightning_init.tree import Node, Slot
+
+__all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "settle"]
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """Somebody wants to write a slot.
+
+    Attributes:
+        slot: What is written.
+        source: Where it was declared, or the method that wrote it.
+        what: The declared initializer with its arguments.
+    """
+
+    slot: Slot
+    source: str
+    what: str
+
+
+@dataclass(frozen=True, eq=False)
+class Fill(Claim):
+    """A rule fills a slot; with ``is_bias``, by the rule's ``bias``."""
+
+    initializer: WeightInitializer
+    is_bias: bool
+
+    def expected(self) -> Law | None:
+        """The law of the numbers; None where there is no such law.
+
+        Raises:
+            InitConfigError: The initializer cannot fill a tensor of this shape.
+        """
+        return self.initializer.bias_law if self.is_bias else self.initializer.expected(self.slot.shape)
+
+    def obstacle(self) -> str | None:
+        """Why the slot cannot be filled; None if it can."""
+        if self.is_bias:
+            return can_hold(self.slot.dtype, self.initializer.bias_law)
+        return self.initializer.obstacle(self.slot.shape, self.slot.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Load(Claim):
+    """A checkpoint fills a slot, or one part of a parametrized slot."""
+
+    initializer: PretrainedInit
+    key: str
+    part: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FillStep:
+    """All that one rule fills."""
+
+    claims: Sequence[Fill]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadStep:
+    """All that one ``Pretrained`` rule loads."""
+
+    claims: Sequence[Load]
+    source: str
+    match: Match
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A module's own ``init_weights`` is called.
+
+    Attributes:
+        node: The module.
+        source: The class and method, as the report gives it.
+        covers: The slots at and below the module, which the method may read and write.
+        nested: For a `BaseModule` that overrides the method, the steps that ``super().init_weights()`` runs.
+    """
+
+    node: Node
+    source: str
+    covers: frozenset[Slot]
+    nested: Sequence[Step] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """All steps of a module are behind it; it is marked with ``is_init``."""
+
+    node: Node
+
+
+Step: TypeAlias = FillStep | LoadStep | Call | Done
+
+
+def claims_of(steps: Iterable[Step]) -> Iterator[Claim]:
+    """The claims in writing order, without those that only a method would make."""
+    for step in steps:
+        if isinstance(step, FillStep | LoadStep):
+            yield from step.claims
+
+
+@dataclass
+class _Settled:
+    """What later steps write, seen from a point in the order."""
+
+    whole: set[Slot] = field(default_factory=set)
+    parts: set[str] = field(default_factory=set)
+
+
+def settle(steps: Sequence[Step]) -> set[Claim]:
+    """The claims that have to be executed: the last one on each slot, and what a method may read before it.
+
+    Args:
+        steps: The steps of one level; nested ones are settled for themselves, since the method around them may read
+            what they leave.
+    """
+    executed: set[Claim] = set()
+    later = _Settled()
+    for step in reversed(steps):
+        if isinstance(step, Call):
+            later.whole -= step.covers
+            later.parts -= {name for slot in step.covers for name in slot.parts}
+            if step.nested is not None:
+                executed |= settle(step.nested)
+        elif not isinstance(step, Done):
+            for claim in reversed(step.claims):
+                if _is_needed(claim, later):
+                    executed.add(claim)
+    return executed
+
+
+def _is_needed(claim: Claim, later: _Settled) -> bool:
+    slot = claim.slot
+    if slot in later.whole or (slot.parts and later.parts.issuperset(slot.parts)):
+        return False
+    if isinstance(claim, Load) and claim.part is not None:
+        needed = claim.part not in later.parts
+        later.parts.add(claim.part)
+        return needed
+    later.whole.add(slot)
+    return True

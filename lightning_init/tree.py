@@ -1,0 +1,334 @@
+"""The module tree as the user wrote it: names without wrappers, every distinct parameter once.
+
+A *slot* is one place that holds numbers: a parameter or a persistent buffer, with all the names that lead to it. A
+parametrized tensor (``torch.nn.utils.parametrize``) is one slot under its plain name; the tensors it is computed from
+are the slot's *parts*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+
+__all__ = ["Node", "Part", "Slot", "Tree", "copy_", "parameter", "parameter_names", "slots", "unwrap", "walk", "write"]
+
+# Recognised by the name of a class, so that torch._dynamo and friends are not imported for it.
+WRAPPERS: Mapping[str, str] = {
+    "lightning.fabric.wrappers._FabricModule": "_original_module",
+    "lightning_fabric.wrappers._FabricModule": "_original_module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+}
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The user's module inside DDP, FSDP, ``torch.compile`` and checkpoint wrappers, which are known by their class."""
+    while True:
+        inner = next((WRAPPERS[name] for name in map(_class_path, type(module).__mro__) if name in WRAPPERS), None)
+        if inner is None:
+            return module
+        wrapped = module._modules[inner]
+        if wrapped is None:
+            return module
+        module = wrapped
+
+
+def _class_path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def join(*parts: str) -> str:
+    """A qualified name from parts of which some may be empty.
+
+    >>> join("", "backbone", "conv")
+    'backbone.conv'
+    """
+    return ".".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor that a parametrized tensor is computed from (``parametrizations.weight.original0``)."""
+
+    owner: ParametrizationList
+    attribute: str
+
+    @property
+    def tensor(self) -> Tensor:
+        """The live tensor."""
+        tensor: Tensor = getattr(self.owner, self.attribute)
+        return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A distinct parameter or persistent buffer.
+
+    Attributes:
+        places: Every (module, attribute) that holds it; tied parameters have several.
+        names: The qualified names of these places, in the order of registration.
+        is_buffer: It is a persistent buffer.
+        parts: For a parametrized tensor, the tensors it is computed from, by their qualified names.
+    """
+
+    places: tuple[tuple[nn.Module, str], ...]
+    names: tuple[str, ...]
+    is_buffer: bool = False
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name under which it was registered first."""
+        return self.names[0]
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Its other names."""
+        return self.names[1:]
+
+    @cached_property
+    def key(self) -> str:
+        """The name of its random stream: the smallest one, so that the order of registration does not count."""
+        return min(self.names)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The live tensor; for a parametrized one the value that its parts make."""
+        module, attribute = self.places[0]
+        return _computed(module, attribute) if self.parts else parameter(module, attribute)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The live tensors that hold the numbers: itself, or its parts."""
+        return tuple(part.tensor for part in self.parts.values()) if self.parts else (self.tensor,)
+
+    @property
+    def is_lazy(self) -> bool:
+        """It has no shape yet."""
+        return any(map(is_lazy, self.tensors))
+
+    @property
+    def is_meta(self) -> bool:
+        """It has a shape and no storage."""
+        return any(tensor.is_meta for tensor in self.tensors)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape; empty while it is lazy."""
+        return () if self.is_lazy else tuple(self.tensor.shape)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The type of its elements."""
+        return self.tensors[0].dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A distinct module.
+
+    Attributes:
+        module: The module, out of its wrappers.
+        path: Its qualified name; empty for the root.
+        children: Its children by the name they are registered under; a shared module is the same node everywhere.
+    """
+
+    module: nn.Module
+    path: str
+    children: dict[str, Node] = field(default_factory=dict)
+
+
+class Tree:
+    """The modules and slots below a module.
+
+    Args:
+        root: Where to start; a wrapper is seen through.
+        path: The name of ``root`` itself, when it is a part of something larger.
+    """
+
+    def __init__(self, root: nn.Module, path: str = "") -> None:
+        self.root = self._grow(unwrap(root), path, {})
+
+    def _grow(self, module: nn.Module, path: str, known: dict[int, Node]) -> Node:
+        node = known.setdefault(id(module), Node(module, path))
+        for name, child in module._modules.items():
+            if child is None:
+                continue
+            child = unwrap(child)
+            if id(child) not in known:
+                self._grow(child, join(path, name), known)
+            node.children[name] = known[id(child)]
+        return node
+
+    @cached_property
+    def nodes(self) -> dict[nn.Module, Node]:
+        """Every distinct module, in the order of registration."""
+        found: dict[nn.Module, Node] = {}
+        for _, node in self.below(self.root):
+            found.setdefault(node.module, node)
+        return found
+
+    def below(self, node: Node, path: str = "", above: frozenset[int] = frozenset()) -> Iterator[tuple[str, Node]]:
+        """(relative path, node) for a node and all below it, once for every path that leads there."""
+        yield path, node
+        above |= {id(node)}
+        for name, child in node.children.items():
+            if id(child) not in above:
+                yield from self.below(child, join(path, name), above)
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every distinct parameter and persistent buffer, in the order of registration."""
+        places: dict[int, list[tuple[nn.Module, str, str, bool]]] = {}
+        for path, node in self.below(self.root, self.root.path):
+            for attribute, tensor, is_buffer in _held(node.module):
+                entry = (node.module, attribute, join(path, attribute), is_buffer)
+                found = places.setdefault(id(tensor), [])
+                if entry not in found:
+                    found.append(entry)
+        return tuple(
+            Slot(
+                places=tuple(dict.fromkeys((module, attribute) for module, attribute, _, _ in found)),
+                names=tuple(dict.fromkeys(name for _, _, name, _ in found)),
+                is_buffer=found[0][3],
+                parts=_parts(found[0][0], found[0][1], found[0][2]),
+            )
+            for found in places.values()
+        )
+
+    @cached_property
+    def slot_of(self) -> dict[tuple[nn.Module, str], Slot]:
+        """The slot that a module holds under an attribute."""
+        return {place: slot for slot in self.slots for place in slot.places}
+
+
+def _held(module: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
+    """(attribute, a tensor that identifies the slot, is it a buffer) of a module itself."""
+    if isinstance(module, ParametrizationList):
+        # Its originals are parts of the parametrized slot; a buffer stands only where the original was one.
+        return
+    for name, parameter_ in module._parameters.items():
+        if parameter_ is not None:
+            yield name, parameter_, False
+    for name, plist in _parametrizations(module).items():
+        yield name, _original(plist), not isinstance(_original(plist), nn.Parameter)
+    for name, buffer in module._buffers.items():
+        if buffer is not None and name not in module._non_persistent_buffers_set:
+            yield name, buffer, True
+
+
+def _parametrizations(module: nn.Module) -> dict[str, ParametrizationList]:
+    found = module._modules.get("parametrizations")
+    if not isinstance(found, nn.ModuleDict):
+        return {}
+    return {name: plist for name, plist in found.items() if isinstance(plist, ParametrizationList)}
+
+
+def _original(plist: ParametrizationList) -> Tensor:
+    tensor: Tensor = plist.original if plist.is_tensor else plist.original0
+    return tensor
+
+
+def _parts(module: nn.Module, attribute: str, name: str) -> dict[str, Part]:
+    plist = _parametrizations(module).get(attribute)
+    if plist is None:
+        return {}
+    path = join(name.removesuffix(attribute).rstrip("."), "parametrizations", attribute)
+    originals = ["original"] if plist.is_tensor else [f"original{i}" for i in range(plist.ntensors)]
+    return {join(path, original): Part(plist, original) for original in originals}
+
+
+def _computed(module: nn.Module, attribute: str) -> Tensor:
+    """A parametrized tensor, without what computing it would change (spectral norm moves its vectors in training)."""
+    plist = _parametrizations(module)[attribute]
+    modes = {part: part.training for part in plist.modules()}
+    plist.eval()
+    try:
+        with torch.no_grad():
+            tensor: Tensor = plist()
+            return tensor
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def walk(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(qualified name, module) for a module and all below it, wrappers left out, shared modules once."""
+    for node in Tree(module).nodes.values():
+        yield node.path, node.module
+
+
+def slots(module: nn.Module) -> tuple[Slot, ...]:
+    """Every distinct parameter and persistent buffer at and below a module."""
+    return Tree(module).slots
+
+
+def parameter_names(module: nn.Module) -> list[str]:
+    """The attributes of a module itself that hold a parameter, a parametrized one by its plain name."""
+    return [name for name, _, is_buffer in _held(module) if not is_buffer]
+
+
+def parameter(module: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of that name, as it is now."""
+    if name in _parametrizations(module):
+        return _computed(module, name)
+    tensor = module._parameters.get(name)
+    if tensor is None:
+        tensor = module._buffers[name]
+    if tensor is None:
+        raise AttributeError(name)
+    return tensor
+
+
+def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
+    """Writes a parameter or buffer of a module in place.
+
+    A parametrized one is written through the right inverse of its parametrizations. The padding row of an embedding is
+    zero afterwards.
+
+    Args:
+        module: The module that holds it.
+        name: Its plain attribute.
+        fill: Gets a detached tensor of its shape, type and device, and fills it.
+    """
+    with torch.no_grad():
+        if name in _parametrizations(module):
+            # Not empty_like: a filler may leave elements as they are.
+            value = _computed(module, name).clone()
+            fill(value)
+            setattr(module, name, value)
+            return
+        tensor = parameter(module, name).detach()
+        fill(tensor)
+        if name == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+            tensor[module.padding_idx].zero_()
+
+
+def write_slot(slot: Slot, fill: Callable[[Tensor], None]) -> None:
+    """Writes a slot; a padding row stays zero whichever of the tied modules it belongs to."""
+    padded = [place for place in slot.places if isinstance(place[0], nn.Embedding | nn.EmbeddingBag)]
+    write(*(padded or slot.places)[0], fill)
+
+
+def copy_(slot: Slot, value: Tensor) -> None:
+    """Writes given values into a slot, all of them: a checkpoint's padding row is what it is.
+
+    Args:
+        slot: Where to.
+        value: Of the slot's shape; its type and device are converted.
+    """
+    module, name = slot.places[0]
+    with torch.no_grad():
+        if slot.parts:
+            setattr(module, name, value.to(slot.tensors[0]))
+        else:
+            slot.tensor.copy_(value)
