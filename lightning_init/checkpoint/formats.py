@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -247,8 +248,12 @@ def _stranger(head: bytes) -> str:
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "a web page (HTML), not a checkpoint; the download must name the file itself, not the page that shows it"
-    text = head.decode(errors="ignore")
-    if text and not any(character < " " and not character.isspace() for character in text[:-1]):
+    try:
+        # Incremental, since the last character may be cut.
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(character >= " " or character.isspace() for character in text):
         return f"text, not a checkpoint: it starts with {text[:40]!r}"
     return f"no checkpoint: it starts with the bytes {head[:16].hex(' ')}"
 

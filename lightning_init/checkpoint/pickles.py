@@ -95,9 +95,9 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
     names = _refused(path)
     if not names:
         return _error(
-            f"{str(path)!r} cannot be read with weights_only=True, and nothing else is done here: {reason}; "
-            f"save its weights again with torch.save(module.state_dict(), ...), in the default protocol, or "
-            f"allow the classes that this names, if you trust them, with safe_globals=[...]"
+            f"{str(path)!r} cannot be read: it is cut off or damaged, or holds what weights_only=True refuses "
+            f"({reason}); fetch it again, or save its weights with torch.save(module.state_dict(), ...); classes that "
+            f"are named here can be allowed with safe_globals=[...], if you trust the file"
         )
     short = ", ".join(name.rpartition(".")[2] for name in names)
     return _error(
