@@ -55,11 +55,11 @@ $(VENV)/.installed-%: pyproject.toml tests/constraints.txt $(VENV)/.created
 # An interpreter without ensurepip (Debian's python3 without python3-venv) would leave half an environment behind.
 $(VENV)/.created:
 	@command -v "$(PYTHON)" >/dev/null || { \
-	  echo "error: no interpreter '$(PYTHON)'; name one of Python 3.10 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	  echo "error: no interpreter '$(PYTHON)'; name one of Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 10))" || { \
-	  echo "error: '$(PYTHON)' is older than Python 3.10; name a newer one: make PYTHON=/path/to/python" >&2; exit 1; }
+	  echo "error: '$(PYTHON)' is older than Python 3.10; name a newer one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c "import ensurepip, venv" 2>/dev/null || { \
 	  echo "error: '$(PYTHON)' has no venv module; install it (Debian, Ubuntu: apt-get install python3-venv) or name" \
-	    "another interpreter: make PYTHON=/path/to/python" >&2; exit 1; }
+	    "another interpreter: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; exit 1; }
 	"$(PYTHON)" -m venv "$(VENV)"
 	@touch "$@"

@@ -167,7 +167,7 @@ def run_script(
         AssertionError: It failed or did not end in time; its output is in the message.
     """
     process = subprocess.Popen(
-        [sys.executable, *map(str, command)],
+        [sys.executable, "-u", *map(str, command)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
