@@ -112,7 +112,8 @@ def test_what_is_set_up_is_not_set_up_again() -> None:
     venv = os.path.relpath(sys.prefix, ROOT)
     if venv != ".venv" or not Path(sys.prefix, ".installed-test").exists():
         pytest.skip("these tests do not run in the environment that `make test` makes")
-    result = make("--dry-run", "test", f"VENV={venv}")
+    unchanged = [f"--old-file={name}" for name in ("pyproject.toml", "tests/constraints.txt")]
+    result = make("--dry-run", *unchanged, "test", f"VENV={venv}")
     assert result.returncode == 0
     assert "pytest" in result.stdout
     assert "pip" not in result.stdout
