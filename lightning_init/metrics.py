@@ -60,7 +60,7 @@ def moments(tensor: Tensor) -> Moments:
     """Read a tensor once, in chunks; twice if it holds numbers that are not finite.
 
     Every element is converted to float64 first (integers beyond 2**53 are rounded by that). A complex tensor is
-    measured by its magnitudes ``|z|``. The result waits for the tensor's device once.
+    measured by its magnitudes ``|z|``. Each reading waits for the tensor's device once (on Apple's GPUs, per chunk).
 
     Args:
         tensor: Any shape, strides, device and dtype that converts to float64; it is not written.
