@@ -113,8 +113,10 @@ class Keys:
             return f"{source!r} has no tensors"
         stripped = [without_wrappers(key) for key in self._all]
         tops = Counter(f"{key.partition('.')[0]}." for key in stripped if "." in key)
-        there = ", ".join(f"{top!r} ({count} keys)" for top, count in tops.most_common(8)) or "none"
-        told = f"{source!r} has no key below {self.prefix!r}; the prefixes at its top are {there}"
+        there = ", ".join(f"{top!r} ({count})" for top, count in tops.most_common(8)) or "none"
+        told = (
+            f"{source!r} has no key below {self.prefix!r}; the prefixes at its top (with numbers of keys) are {there}"
+        )
         deeper = {f"{head}." for key in stripped for head, _ in _splits(key) if f".{head}.".endswith(f".{self.prefix}")}
         if deeper:
             told += f"; did you mean {some(sorted(deeper), 3)}?"

@@ -194,15 +194,16 @@ def _nothing(found: Match, keys: Keys, targets: Sequence[Target]) -> str:
         f"{some((target.name for target in targets), 5)}"
     )
     if found.mismatched:
-        return f"{told}; by name they match, but not in shape:{_lines(found)}"
+        return f"{told}; by name they match, but not in shape{_lines(found)}"
     hint = keys.hint([name for target in targets for name in target.names])
     return f"{told}; {hint}" if hint else told
 
 
 def _shapes(found: Match, on_mismatch: OnMismatch) -> str:
     remedy = "" if on_mismatch == "skip" else "; on_mismatch='skip' leaves them to the other rules"
-    count = len(found.mismatched)
-    return f"{count} shape{'s' * (count > 1)} of {found.source!r} differ from the module's{remedy}:{_lines(found)}"
+    return (
+        f"keys of {found.source!r} with another shape than the module's: {len(found.mismatched)}{remedy}{_lines(found)}"
+    )
 
 
 def _lines(found: Match) -> str:
@@ -215,9 +216,9 @@ def _lines(found: Match) -> str:
 def _strict(found: Match, lacking: Sequence[str]) -> str:
     told = []
     if lacking:
-        told.append(f"{len(lacking)} parameters have no key: {some(lacking, 20)}")
+        told.append(f"parameters without a key: {some(lacking, 20)}")
     if found.unexpected:
-        told.append(f"{len(found.unexpected)} keys have no parameter: {some(found.unexpected, 20)}")
+        told.append(f"keys without a parameter: {some(found.unexpected, 20)}")
     return f"{found.source!r} and the module must agree one to one; {'; '.join(told)}"
 
 

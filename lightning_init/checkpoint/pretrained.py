@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from lightning_init.checkpoint.formats import Checkpoint, SafeGlobal, open_check
 from lightning_init.checkpoint.match import Match, OnMismatch, Target, match
 from lightning_init.checkpoint.sources import locate
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
-from lightning_init.initializers.base import INITIALIZERS, Initializer
+from lightning_init.initializers.base import INITIALIZERS, Initializer, call_text
+from lightning_init.initializers.checks import Checks
 
 __all__ = ["PretrainedInit", "copy_", "targets"]
 
@@ -54,31 +56,30 @@ class PretrainedInit(Initializer):
     safe_globals: Sequence[SafeGlobal] = ()
 
     def __post_init__(self) -> None:
-        faults = list(self._faults())
-        if faults:
-            raise InitConfigError(faults)
+        checks = Checks()
+        self._check(checks)
+        checks.close()
         object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
         object.__setattr__(self, "safe_globals", tuple(self.safe_globals))
 
-    def _faults(self) -> Iterable[Fault]:
+    def _check(self, checks: Checks) -> None:
         # Configs carry values of any type, whatever the annotations say.
-        given: dict[str, object] = {field.name: getattr(self, field.name) for field in fields(self)}
-        checkpoint, prefix, globals_ = given["checkpoint"], given["prefix"], given["safe_globals"]
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        checkpoint, prefix, allowed = given["checkpoint"], given["prefix"], given["safe_globals"]
         if not isinstance(checkpoint, str | os.PathLike) or not isinstance(os.fspath(checkpoint), str):
-            yield Fault("checkpoint", f"must be a path or an address, got {checkpoint!r}")
+            checks.fault("checkpoint", f"must be a path or an address, got {checkpoint!r}")
         elif not os.fspath(checkpoint):
-            yield Fault("checkpoint", "must be a path or an address, got an empty string")
+            checks.fault("checkpoint", "must be a path or an address, got an empty string")
         if not isinstance(prefix, str | None):
-            yield Fault("prefix", f"must be a string such as 'backbone.', or None, got {prefix!r}")
-        yield from _device_faults(given["map_location"])
-        if given["on_mismatch"] not in ("error", "skip"):
-            yield Fault("on_mismatch", f"must be 'error' or 'skip', got {given['on_mismatch']!r}")
+            checks.fault("prefix", f"must be a string such as 'backbone.', or None, got {prefix!r}")
+        _check_device(checks, given["map_location"])
+        checks.choice("on_mismatch", given["on_mismatch"], get_args(OnMismatch))
         if not isinstance(given["strict"], bool):
-            yield Fault("strict", f"must be True or False, got {given['strict']!r}")
-        if isinstance(globals_, str) or not isinstance(globals_, Sequence):
-            yield Fault("safe_globals", f"must be a list of classes or functions, got {globals_!r}")
-        elif wrong := [item for item in globals_ if not _is_safe_global(item)]:
-            yield Fault("safe_globals", f"must hold classes, functions, or pairs of one and its path, got {wrong}")
+            checks.fault("strict", f"must be True or False, got {given['strict']!r}")
+        if isinstance(allowed, str) or not isinstance(allowed, Sequence):
+            checks.fault("safe_globals", f"must be a list of classes or functions, got {allowed!r}")
+        elif wrong := [item for item in allowed if not _is_safe_global(item)]:
+            checks.fault("safe_globals", f"must hold classes, functions, or pairs of one and its path, got {wrong}")
 
     def describe(self) -> str:
         """The initializer with the arguments that are not the default ones.
@@ -86,12 +87,14 @@ class PretrainedInit(Initializer):
         >>> PretrainedInit("weights.pth", prefix="backbone.").describe()
         "Pretrained(checkpoint='weights.pth', prefix='backbone.')"
         """
-        given = [
-            f"{field.name}={_shown(getattr(self, field.name))}"
+        given = {
+            field.name: getattr(self, field.name)
             for field in fields(self)
             if field.default is MISSING or getattr(self, field.name) != field.default
-        ]
-        return f"Pretrained({', '.join(given)})"
+        }
+        if self.safe_globals:
+            given["safe_globals"] = [_path_of(item) for item in self.safe_globals]
+        return call_text(self, given)
 
     def open(self) -> Checkpoint:
         """Finds and opens the checkpoint; names and shapes are known then.
@@ -120,35 +123,45 @@ class PretrainedInit(Initializer):
         return torch.device(self.map_location or "cpu")
 
     def __call__(self, module: nn.Module) -> None:
-        """Loads into a module; either all that fits is written, or nothing.
+        """Loads into a module; everything is checked before anything is written.
 
         What is missing, unexpected or skipped is logged as one table.
 
         Raises:
             CheckpointError: The checkpoint cannot be read or does not fit the module.
-            InitConfigError: A tensor of the module has no shape or no storage yet.
+            InitConfigError: A tensor of the module has no shape or no storage yet, or is parametrized without a way
+                to write it.
         """
         slots = tree.slots(module)
-        unready = [
-            Fault(
-                slot.name,
-                "is still lazy: run the module once on example data"
-                if slot.is_lazy
-                else "is on the meta device: materialise the module first, with to_empty(device=...)",
-            )
-            for slot in slots
-            if slot.is_lazy or slot.is_meta
-        ]
-        if unready:
-            raise InitConfigError(unready)
+        _refuse((slot, reason) for slot in slots if (reason := _unready(slot)))
         with self.open() as checkpoint:
             found = self.match(checkpoint, targets(slots))
+            _refuse((slot, _NO_INVERSE) for slot in slots if slot.name in found.loaded and not _is_invertible(slot))
             for slot in slots:
                 for name in (slot.name, *slot.parts):
                     if name in found.loaded:
                         copy_(slot, name, self.read(checkpoint, found.loaded[name]))
         complete = not (found.missing or found.unexpected or found.mismatched)
         _log.log(logging.INFO if complete else logging.WARNING, found.summary() if complete else found.table())
+
+
+_NO_INVERSE = "is parametrized without a right inverse, so values cannot be loaded into it"
+
+
+def _refuse(slots: Iterable[tuple[tree.Slot, str]]) -> None:
+    faults = [Fault(slot.name, reason) for slot, reason in slots]
+    if faults:
+        raise InitConfigError(faults)
+
+
+def _unready(slot: tree.Slot) -> str:
+    if slot.is_lazy:
+        return "has no shape yet; run the module once before"
+    return "is on the meta device and has no storage; materialise it before" if slot.is_meta else ""
+
+
+def _is_invertible(slot: tree.Slot) -> bool:
+    return all(hasattr(step, "right_inverse") for part in slot.parts.values() for step in part.owner)
 
 
 def targets(slots: Iterable[tree.Slot]) -> list[Target]:
@@ -188,29 +201,28 @@ def copy_(slot: tree.Slot, name: str, value: Tensor) -> None:
         tree.copy_(slot, value)
 
 
-def _device_faults(map_location: object) -> Iterable[Fault]:
+def _check_device(checks: Checks, map_location: Any) -> None:
     what = "must be a device such as 'cpu' or 'cuda:0'"
     if map_location is None:
         return
     if not isinstance(map_location, str | torch.device):
-        yield Fault("map_location", f"{what}, got {map_location!r}")
+        checks.fault("map_location", f"{what}, got {map_location!r}")
         return
     try:
         device = torch.device(map_location)
     except RuntimeError as error:
-        yield Fault("map_location", f"{what}, got {map_location!r} ({str(error).partition(chr(10))[0]})")
+        checks.fault("map_location", f"{what}, got {map_location!r} ({str(error).splitlines()[0]})")
         return
     if device.type == "meta":
-        yield Fault("map_location", f"{what}; on 'meta' the values would be lost")
+        checks.fault("map_location", f"{what}; on 'meta' the values would be lost")
 
 
 def _is_safe_global(item: object) -> bool:
     if isinstance(item, tuple):
         return len(item) == 2 and callable(item[0]) and isinstance(item[1], str)
-    return callable(item)
+    # torch finds it in files by these two.
+    return callable(item) and hasattr(item, "__module__") and hasattr(item, "__qualname__")
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_shown, value))}]"
-    return getattr(value, "__qualname__", None) or repr(value)
+def _path_of(item: SafeGlobal) -> str:
+    return item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}"

@@ -1,0 +1,75 @@
+"""A checkpoint that rank zero alone reads, and the other ranks receive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_init import distributed
+from lightning_init.checkpoint.formats import Checkpoint, Entry
+
+__all__ = ["BroadcastCheckpoint"]
+
+
+class BroadcastCheckpoint(Checkpoint):
+    """A checkpoint that rank zero opens and reads for all ranks.
+
+    Making one and every `read` are collective: all ranks do the same in the same order. What fails on rank zero is
+    raised on every rank. In a single process it is the checkpoint itself.
+
+    Args:
+        open_checkpoint: Opens it; called on rank zero only.
+
+    Raises:
+        CheckpointError: Rank zero could not open it.
+        RankError: The ranks are not at the same point.
+    """
+
+    def __init__(self, open_checkpoint: Callable[[], Checkpoint]) -> None:
+        self._opened: list[Checkpoint] = []
+
+        def describe() -> tuple[str, dict[str, Entry]]:
+            self._opened.append(open_checkpoint())
+            return self._opened[0].source, dict(self._opened[0].entries)
+
+        self.source, self.entries = distributed.from_rank_zero("open a checkpoint", describe)
+
+    def read(self, key: str) -> Tensor:
+        """The values under one of the entries, on every rank.
+
+        Returns:
+            A dense CPU tensor; on rank zero perhaps a view of the file.
+
+        Raises:
+            CheckpointError: Rank zero could not read them.
+            RankError: The ranks ask for different keys.
+        """
+        found: list[Tensor] = []
+        distributed.from_rank_zero(
+            f"read {key!r} of {self.source!r}", lambda: found.extend(opened.read(key) for opened in self._opened)
+        )
+        entry = self.entries[key]
+        if distributed.world_size() == 1 or not prod(entry.shape):
+            return found[0] if found else torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        # As bytes, since backends know fewer types than torch.
+        if found:
+            raw = found[0].resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+        else:
+            raw = torch.empty(prod(entry.shape) * entry.dtype.itemsize, dtype=torch.uint8, device="cpu")
+        sent = raw.to(_device())
+        dist.broadcast(sent, src=0)
+        return found[0] if found else sent.cpu().view(entry.dtype).view(entry.shape)
+
+    def close(self) -> None:
+        """Lets the file go on rank zero; not collective."""
+        while self._opened:
+            self._opened.pop().close()
+
+
+def _device() -> torch.device:
+    """Where tensors have to be for the backend of the default group."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
