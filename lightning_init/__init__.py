@@ -1,11 +1,67 @@
-"""Declarative weight initialisation for PyTorch Lightning."""
-
-from __future__ import annotations
+"""Weight initialisation for PyTorch Lightning: declared, exact, the same on every rank, and visible."""
 
 from importlib.metadata import version
 
+from lightning_init.engine import init_weights, initialize
+from lightning_init.errors import CheckpointError, InitConfigError, InitError, InitWarning, RankError
+from lightning_init.functional import (
+    bias_init_with_prob,
+    caffe2_xavier_init,
+    constant_init,
+    kaiming_init,
+    normal_init,
+    trunc_normal_init,
+    uniform_init,
+    xavier_init,
+)
+from lightning_init.initializers.base import INITIALIZERS, Initializer, LawInitializer, TensorInitializer
+from lightning_init.initializers.constant import ConstantInit
+from lightning_init.initializers.normal import NormalInit, TruncNormalInit
+from lightning_init.initializers.uniform import UniformInit
+from lightning_init.initializers.variance import Caffe2XavierInit, KaimingInit, XavierInit
+from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.metrics import WeightStatistics
+from lightning_init.modules import BaseModule, ModuleDict, ModuleList, Sequential
+from lightning_init.plan import InitPlan, build_plan
+from lightning_init.report import InitReport
+
 __all__ = [
+    "INITIALIZERS",
+    "BaseModule",
+    "Caffe2XavierInit",
+    "CheckpointError",
+    "ConstantInit",
+    "InitConfigError",
+    "InitError",
+    "InitPlan",
+    "InitReport",
+    "InitWarning",
+    "Initializer",
+    "KaimingInit",
+    "LawInitializer",
+    "ModuleDict",
+    "ModuleList",
+    "NormalInit",
+    "PretrainedInit",
+    "RankError",
+    "Sequential",
+    "TensorInitializer",
+    "TruncNormalInit",
+    "UniformInit",
+    "WeightStatistics",
+    "XavierInit",
     "__version__",
+    "bias_init_with_prob",
+    "build_plan",
+    "caffe2_xavier_init",
+    "constant_init",
+    "init_weights",
+    "initialize",
+    "kaiming_init",
+    "normal_init",
+    "trunc_normal_init",
+    "uniform_init",
+    "xavier_init",
 ]
 
 __version__ = version("lightning-init")

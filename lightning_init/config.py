@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import Fault, InitConfigError, did_you_mean
-from lightning_init.initializers.base import INITIALIZERS, Initializer, WeightInitializer
+from lightning_init.initializers.base import INITIALIZERS, Initializer
 from lightning_init.initializers.keep import KeepInit
 from lightning_init.scope import NamePattern, Scope, layer_names, strings
 

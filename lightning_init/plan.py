@@ -14,7 +14,7 @@ from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.planner import Opener, Planner
 from lightning_init.steps import Call, Claim, Done, Fill, Load, LoadStep, Step, claims_of, settle
 from lightning_init.text import columns
-from lightning_init.tree import Slot, Tree, join
+from lightning_init.tree import Slot, Tree
 
 __all__ = ["InitPlan", "PlanEntry", "PlannedClaim", "build_plan", "make_plan"]
 
@@ -90,6 +90,11 @@ class InitPlan:
 
     def __iter__(self) -> Iterator[PlanEntry]:
         return iter(self.entries)
+
+    @property
+    def claims(self) -> list[Claim]:
+        """All claims in writing order."""
+        return list(claims_of(_flat(self.steps)))
 
     @property
     def load_steps(self) -> list[LoadStep]:

@@ -102,7 +102,7 @@ class Planner:
                 for _, node in self.tree.below(top):
                     if not rule.scope.params:
                         self._kept_nodes.add(node)
-                    for slot in self._held(node, with_buffers=True):
+                    for slot in self.tree.held(node, with_buffers=True):
                         attributes = [name for module, name in slot.places if module is node.module]
                         if not rule.scope.params or any(rule.scope.takes(name, ()) for name in attributes):
                             self.kept.setdefault(slot, rule.where)
@@ -119,11 +119,6 @@ class Planner:
                 found[node] = path
         return list(found)
 
-    def _held(self, node: Node, *, with_buffers: bool = False) -> list[Slot]:
-        names = [*parameter_names(node.module), *(node.module._buffers if with_buffers else ())]
-        places = [(node.module, name) for name in names]
-        return [self.tree.slot_of[place] for place in places if place in self.tree.slot_of]
-
     def _steps(self, node: Node) -> list[Step]:
         if node in self._visited or node in self._kept_nodes or is_initialised(node):
             return []
@@ -131,7 +126,7 @@ class Planner:
         method = own_method(node.module)
         if method.replaces_steps and method.is_called:
             nested = self._inner_steps(node, with_method=False)
-            return [Call(node, method.source, self._covered(node), nested), Done(node)]
+            return [Call(node, method.source, self.tree.covered(node), nested), Done(node)]
         return self._inner_steps(node)
 
     def _inner_steps(self, node: Node, *, with_method: bool = True) -> list[Step]:
@@ -144,14 +139,11 @@ class Planner:
         if method.refused and with_method:
             self.notes.append(f"{self._label(node)}: {method.refused}")
         if with_method and method.is_called:
-            steps.append(Call(node, method.source, self._covered(node)))
+            steps.append(Call(node, method.source, self.tree.covered(node)))
         steps += [step for rule in rules if rule.is_pretrained for step in self._rule_steps(rule, node)]
         if rules or method.is_called or hasattr(node.module, "is_init") or node is self.tree.root:
             steps.append(Done(node))
         return steps
-
-    def _covered(self, node: Node) -> frozenset[Slot]:
-        return frozenset(slot for _, below in self.tree.below(node) for slot in self._held(below, with_buffers=True))
 
     def _rule_steps(self, rule: Rule, carrier: Node) -> Iterator[Step]:
         if isinstance(rule.initializer, PretrainedInit):
@@ -282,7 +274,7 @@ class Planner:
         for path, node in self.tree.below(root):
             if not scope.has_layer(node.module):
                 continue
-            for slot in self._held(node, with_buffers=True):
+            for slot in self.tree.held(node, with_buffers=True):
                 for module, attribute in slot.places:
                     name = join(path, attribute)
                     if module is node.module and scope.covers(name) and scope.takes(attribute, (attribute,)):

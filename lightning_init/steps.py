@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from torch import Tensor
+
 from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.match import Match
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.initializers.base import WeightInitializer
-from lightning_init.initializers.fill import can_hold
+from lightning_init.initializers.fill import BlockGenerators, can_hold, fill_
 from lightning_init.initializers.laws import Law
 from lightning_init.tree import Node, Slot
 
@@ -46,6 +48,13 @@ class Fill(Claim):
             InitConfigError: The initializer cannot fill a tensor of this shape.
         """
         return self.initializer.bias_law if self.is_bias else self.initializer.expected(self.slot.shape)
+
+    def write(self, tensor: Tensor, generators: BlockGenerators) -> None:
+        """Fills a tensor of the slot's shape."""
+        if self.is_bias:
+            fill_(tensor, self.initializer.bias_law, generators)
+        else:
+            self.initializer.write_(tensor, generators)
 
     def obstacle(self) -> str | None:
         """Why the slot cannot be filled; None if it can."""

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
+from lightning_init.parametrized import assign, computed, original, parametrizations
+
 __all__ = ["Node", "Part", "Slot", "Tree", "copy_", "parameter", "parameter_names", "slots", "unwrap", "walk", "write"]
 
 # Recognised by the name of a class, so that torch._dynamo and friends are not imported for it.
@@ -104,7 +106,7 @@ class Slot:
     def tensor(self) -> Tensor:
         """The live tensor; for a parametrized one the value that its parts make."""
         module, attribute = self.places[0]
-        return _computed(module, attribute) if self.parts else parameter(module, attribute)
+        return computed(module, attribute) if self.parts else parameter(module, attribute)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -205,6 +207,15 @@ class Tree:
             for found in places.values()
         )
 
+    def held(self, node: Node, *, with_buffers: bool = False) -> list[Slot]:
+        """The slots that a module itself holds."""
+        names = [*parameter_names(node.module), *(node.module._buffers if with_buffers else ())]
+        return [self.slot_of[node.module, name] for name in names if (node.module, name) in self.slot_of]
+
+    def covered(self, node: Node) -> frozenset[Slot]:
+        """The slots at and below a module."""
+        return frozenset(slot for _, below in self.below(node) for slot in self.held(below, with_buffers=True))
+
     @cached_property
     def slot_of(self) -> dict[tuple[nn.Module, str], Slot]:
         """The slot that a module holds under an attribute."""
@@ -219,46 +230,20 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
     for name, parameter_ in module._parameters.items():
         if parameter_ is not None:
             yield name, parameter_, False
-    for name, plist in _parametrizations(module).items():
-        yield name, _original(plist), not isinstance(_original(plist), nn.Parameter)
+    for name, plist in parametrizations(module).items():
+        yield name, original(plist), not isinstance(original(plist), nn.Parameter)
     for name, buffer in module._buffers.items():
         if buffer is not None and name not in module._non_persistent_buffers_set:
             yield name, buffer, True
 
 
-def _parametrizations(module: nn.Module) -> dict[str, ParametrizationList]:
-    found = module._modules.get("parametrizations")
-    if not isinstance(found, nn.ModuleDict):
-        return {}
-    return {name: plist for name, plist in found.items() if isinstance(plist, ParametrizationList)}
-
-
-def _original(plist: ParametrizationList) -> Tensor:
-    tensor: Tensor = plist.original if plist.is_tensor else plist.original0
-    return tensor
-
-
 def _parts(module: nn.Module, attribute: str, name: str) -> dict[str, Part]:
-    plist = _parametrizations(module).get(attribute)
+    plist = parametrizations(module).get(attribute)
     if plist is None:
         return {}
     path = join(name.removesuffix(attribute).rstrip("."), "parametrizations", attribute)
     originals = ["original"] if plist.is_tensor else [f"original{i}" for i in range(plist.ntensors)]
     return {join(path, original): Part(plist, original) for original in originals}
-
-
-def _computed(module: nn.Module, attribute: str) -> Tensor:
-    """A parametrized tensor, without what computing it would change (spectral norm moves its vectors in training)."""
-    plist = _parametrizations(module)[attribute]
-    modes = {part: part.training for part in plist.modules()}
-    plist.eval()
-    try:
-        with torch.no_grad():
-            tensor: Tensor = plist()
-            return tensor
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def walk(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -279,8 +264,8 @@ def parameter_names(module: nn.Module) -> list[str]:
 
 def parameter(module: nn.Module, name: str) -> Tensor:
     """The parameter or buffer of that name, as it is now."""
-    if name in _parametrizations(module):
-        return _computed(module, name)
+    if name in parametrizations(module):
+        return computed(module, name)
     tensor = module._parameters.get(name)
     if tensor is None:
         tensor = module._buffers[name]
@@ -301,11 +286,11 @@ def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
         fill: Gets a detached tensor of its shape, type and device, and fills it.
     """
     with torch.no_grad():
-        if name in _parametrizations(module):
+        if name in parametrizations(module):
             # Not empty_like: a filler may leave elements as they are.
-            value = _computed(module, name).clone()
+            value = computed(module, name).clone()
             fill(value)
-            setattr(module, name, value)
+            assign(module, name, value)
             return
         tensor = parameter(module, name).detach()
         fill(tensor)
@@ -329,6 +314,7 @@ def copy_(slot: Slot, value: Tensor) -> None:
     module, name = slot.places[0]
     with torch.no_grad():
         if slot.parts:
-            setattr(module, name, value.to(slot.tensors[0]))
+            # A right inverse may keep what it gets, and this may be a view of a file.
+            assign(module, name, value.to(slot.tensors[0], copy=True))
         else:
             slot.tensor.copy_(value)

@@ -1,0 +1,169 @@
+"""`init_weights` and `initialize`: planning and running an initialisation, together with the other ranks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from lightning_init import distributed
+from lightning_init.plan import InitPlan, make_plan
+from lightning_init.report import InitReport
+from lightning_init.rng import draw_seed
+from lightning_init.run import Run, running, warn
+from lightning_init.settings import RngDevice, Settings
+from lightning_init.tree import Tree, unwrap
+
+__all__ = ["execute", "init_weights", "initialize", "run_steps_of"]
+
+_log = logging.getLogger("lightning_init")
+
+
+def init_weights(
+    module: nn.Module,
+    init_cfg: Any = None,
+    *,
+    seed: int | None = None,
+    rng_device: RngDevice = "auto",
+    strict: bool = False,
+    require_all: bool = False,
+) -> InitReport:
+    """Initialises a module and all below it, as their ``init_cfg`` and ``init_weights`` say.
+
+    The last writer wins, in this order: the module's own rules, its children, its own ``init_weights()``, its own
+    ``Pretrained`` rules. A second call on the same module is a warning and changes nothing. Called from a module's
+    own ``init_weights``, it continues the initialisation that runs, whose settings then hold.
+
+    Under ``torch.distributed`` every rank has to call it; an error on one rank is raised on all.
+
+    Args:
+        module: The module; wrappers such as DDP are seen through.
+        init_cfg: A config in place of the module's own; those of inner modules stand.
+        seed: The seed of the random streams; by default one draw from torch's default generator on rank zero.
+        rng_device: ``"auto"`` draws on a parameter's device, ``"cpu"`` gives the same bits on every kind of device.
+        strict: A rule without a match, and whatever else would be a warning, is an error.
+        require_all: A parameter that nothing wrote, or a checkpoint key that nothing took, is an error.
+
+    Returns:
+        One row for each parameter.
+
+    Raises:
+        InitConfigError: Faults of a config, all of them. Nothing has been written.
+        CheckpointError: A checkpoint cannot be read or does not fit. Nothing has been written.
+        RankError: Ranks disagree, or another rank failed.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    >>> report = init_weights(net, dict(type="Constant", layer="Linear", val=0.5), seed=0)
+    >>> report["0.weight"].source, report["1.weight"].source
+    ('init_cfg', None)
+    """
+    outer = running.get()
+    if outer is not None:
+        return outer.part(module, init_cfg)
+    settings = Settings(seed, rng_device, strict, require_all)
+    root = unwrap(module)
+    if getattr(root, "is_init", False) is True:
+        warn([f"{type(root).__name__} is initialised already (is_init is True); nothing was changed"])
+        return Run(Tree(root), settings).report()
+    return execute(root, settings, init_cfg=init_cfg)
+
+
+def initialize(
+    module: nn.Module,
+    init_cfg: Any,
+    *,
+    seed: int | None = None,
+    rng_device: RngDevice = "auto",
+    strict: bool = False,
+    require_all: bool = False,
+) -> InitReport:
+    """Applies one config to a module, in the order of its rules, and nothing else.
+
+    The configs of modules, their ``init_weights`` and ``is_init`` play no part. Arguments and errors are those of
+    `init_weights`.
+
+    >>> linear = nn.Linear(2, 3)
+    >>> _ = initialize(linear, dict(type="Constant", layer="Linear", val=1, bias=2))
+    >>> linear.bias.tolist()
+    [2.0, 2.0, 2.0]
+    """
+    outer = running.get()
+    if outer is not None:
+        return outer.part(module, init_cfg, alone=True)
+    settings = Settings(seed, rng_device, strict, require_all)
+    return execute(unwrap(module), settings, init_cfg=init_cfg, alone=True)
+
+
+def run_steps_of(module: nn.Module) -> None:
+    """What ``BaseModule.init_weights`` does: all steps of a module but its own method, which may be the caller."""
+    outer = running.get()
+    if getattr(module, "is_init", False) is True:
+        warn([f"init_weights of {type(module).__name__} has run already (is_init is True); nothing was changed"])
+    elif outer is not None:
+        outer.part(module, None, with_method=False)
+    else:
+        execute(module, Settings(), with_method=False)
+
+
+def execute(
+    root: nn.Module,
+    settings: Settings,
+    *,
+    init_cfg: Any = None,
+    alone: bool = False,
+    with_method: bool = True,
+    tell: Callable[[str], None] = _log.info,
+) -> InitReport:
+    """Plans and runs an initialisation from its root, together with the other ranks.
+
+    Args:
+        root: The outermost module, without wrappers.
+        settings: How to run it.
+        init_cfg: A config in place of the root's own.
+        alone: Only this config counts.
+        with_method: The root's own ``init_weights`` is a step.
+        tell: Takes the lines of information, on rank zero.
+    """
+    tree = Tree(root)
+    run = Run(tree, settings)
+
+    def prepare() -> InitPlan:
+        plan = make_plan(
+            tree, init_cfg=init_cfg, alone=alone, with_method=with_method, open_checkpoint=run.open_checkpoint
+        )
+        run.admit(plan)
+        return plan
+
+    with run.closing():
+        plan = distributed.together("the plan", prepare)
+        distributed.agree("the plan", plan.signature(), _plans_differ)
+        warn(run.warnings)
+        run.seed = settings.seed
+        if run.seed is None:
+            run.seed = distributed.from_rank_zero("the seed", draw_seed)
+        distributed.together("the initialisation", lambda: run.run(plan))
+        if distributed.world_size() > 1:
+            found = distributed.together("the comparison of weights", run.digests)
+            distributed.agree("the weights", found, _weights_differ)
+    report = run.report()
+    if distributed.rank() == 0:
+        for note in report.notes:
+            tell(note)
+    return report
+
+
+def _plans_differ(names: list[str]) -> str:
+    return (f"the plan of the initialisation differs between ranks for {_some(names)}; give every rank the same model "
+            f"and the same config")
+
+
+def _weights_differ(names: list[str]) -> str:
+    return (f"ranks hold different weights after the initialisation: {_some(names)}; an init_weights that depends on "
+            f"the rank, or on values that the constructors drew from differently seeded generators, does this "
+            f"(seed_everything helps against the latter)")
+
+
+def _some(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

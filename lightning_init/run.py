@@ -1,0 +1,325 @@
+"""One initialisation while it runs: executing steps, and knowing who wrote what."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_init import distributed
+from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
+from lightning_init.checkpoint.formats import Checkpoint
+from lightning_init.checkpoint.pretrained import PretrainedInit, copy_
+from lightning_init.digests import digest
+from lightning_init.errors import Fault, InitConfigError, InitWarning
+from lightning_init.parametrized import obstacle
+from lightning_init.plan import InitPlan, make_plan
+from lightning_init.report import Expected, InitReport, Row
+from lightning_init.rng import Stream, isolated
+from lightning_init.settings import Settings
+from lightning_init.steps import Call, Claim, Done, Fill, FillStep, Load, LoadStep, Step
+from lightning_init.tracking import Tracker
+from lightning_init.tree import Slot, Tree, unwrap, write_slot
+
+__all__ = ["Run", "Written", "running", "warn"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Who wrote a parameter last."""
+
+    source: str | None
+    initializer: str | None = None
+    expected: Expected | None = None
+
+
+@dataclass
+class Run:
+    """One initialisation while it runs, from its root.
+
+    Attributes:
+        tree: The tree of the root, which gives the names.
+        settings: How it is run.
+        seed: The seed of the random streams.
+        written: Who wrote a parameter last, by its name.
+    """
+
+    tree: Tree
+    settings: Settings
+    seed: int | None = None
+    written: dict[str, Written] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    loads: list[LoadStep] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+    loaded: dict[str, str] = field(default_factory=dict)
+    _prepared: dict[nn.Module, tuple[Sequence[Step], frozenset[Claim]]] = field(default_factory=dict)
+    _methods: list[tuple[str, Tracker]] = field(default_factory=list)
+    _checkpoints: list[Checkpoint] = field(default_factory=list)
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Lets the checkpoints go at the end."""
+        with ExitStack() as stack:
+            stack.callback(lambda: [checkpoint.close() for checkpoint in self._checkpoints])
+            yield
+
+    def open_checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
+        """Opens a checkpoint: rank zero finds and checks it before the others touch it."""
+        if distributed.world_size() > 1 and self.settings.sync == "broadcast":
+            checkpoint: Checkpoint = BroadcastCheckpoint(initializer.open)
+        else:
+            checkpoint = distributed.one_first(f"opening {initializer.checkpoint}", initializer.open)
+        self._checkpoints.append(checkpoint)
+        return checkpoint
+
+    def admit(self, plan: InitPlan) -> None:
+        """Takes a plan's warnings and notes, and refuses what cannot or must not be executed.
+
+        Raises:
+            InitConfigError: Under ``strict`` or ``require_all``, or because something cannot be written.
+        """
+        faults = list(plan.warnings) if self.settings.strict else []
+        if self.settings.require_all:
+            faults += [Fault(name, "no rule writes it (require_all)") for name in plan.untouched()]
+            faults += [Fault(key, "nothing takes this key (require_all)") for key in plan.unexpected()]
+        faults += [fault for claim in plan.claims if claim in plan.executed for fault in _unwritable(claim)]
+        if faults:
+            raise InitConfigError(faults)
+        self.warnings += [str(fault) for fault in plan.warnings]
+        self.notes += plan.notes
+        self.kept.update({slot.name: where for slot, where in plan.kept.items()})
+
+    def run(self, plan: InitPlan) -> None:
+        """Executes a plan."""
+        token = running.set(self)
+        try:
+            self._steps(plan.steps, plan.executed)
+        finally:
+            running.reset(token)
+
+    def part(
+        self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True
+    ) -> InitReport:
+        """Initialises a part of the tree from within a method that is running."""
+        module = unwrap(module)
+        if not alone and getattr(module, "is_init", False) is True:
+            warn([f"{type(module).__name__} is initialised already (is_init is True); nothing was changed"])
+            return self.report(module)
+        with self._between_writes():
+            prepared = None if with_method or init_cfg is not None else self._prepared.pop(module, None)
+            if prepared is None:
+                plan = self._plan_part(module, init_cfg, alone=alone, with_method=with_method)
+                prepared = (plan.steps, plan.executed)
+            self._steps(*prepared)
+        return self.report(module)
+
+    def _plan_part(self, module: nn.Module, init_cfg: Any, *, alone: bool, with_method: bool) -> InitPlan:
+        if module not in self.tree.nodes:
+            # The method that is running has made new modules.
+            self.tree = Tree(self.tree.root.module)
+        tree = self.tree if module in self.tree.nodes else _apart(module)
+        plan = make_plan(
+            tree,
+            init_cfg=init_cfg,
+            at=module,
+            alone=alone,
+            with_method=with_method,
+            open_checkpoint=self.open_checkpoint,
+            kept={slot: self.kept[slot.name] for slot in tree.slots if slot.name in self.kept},
+        )
+        known = len(self.warnings)
+        self.admit(plan)
+        warn(self.warnings[known:])
+        return plan
+
+    @contextmanager
+    def _between_writes(self) -> Iterator[None]:
+        """Keeps what the steps of a part write apart from what the method around them writes."""
+        if not self._methods:
+            yield
+            return
+        source, tracker = self._methods[-1]
+        self._attribute(source, tracker)
+        tracker.active = False
+        try:
+            yield
+        finally:
+            tracker.take()
+            tracker.active = True
+
+    def _steps(self, steps: Sequence[Step], executed: frozenset[Claim]) -> None:
+        for step in steps:
+            if isinstance(step, FillStep):
+                for claim in step.claims:
+                    if claim in executed:
+                        self._fill(claim)
+            elif isinstance(step, LoadStep):
+                self._load(step, executed)
+            elif isinstance(step, Call):
+                self._call(step, executed)
+            elif isinstance(step, Done):
+                step.node.module.is_init = True  # type: ignore[assignment]  # a plain attribute, on any module
+
+    def _fill(self, claim: Fill) -> None:
+        slot = claim.slot
+        device = torch.device("cpu") if self.settings.rng_device == "cpu" else slot.tensors[0].device
+        stream = Stream(self._seed, slot.key, device)
+        with self._right_inverse(slot):
+            write_slot(slot, lambda tensor: claim.write(tensor, stream.generator))
+        self.loaded.pop(slot.name, None)
+        # What a parametrization makes of the numbers, nobody knows.
+        law = None if slot.parts else claim.expected()
+        self.written[slot.name] = Written(claim.source, claim.what, Expected.of(law))
+
+    @contextmanager
+    def _right_inverse(self, slot: Slot) -> Iterator[None]:
+        """Some right inverses draw random numbers of their own."""
+        if not slot.parts:
+            yield
+            return
+        with isolated(self._seed, slot.key, {tensor.device for tensor in slot.tensors}):
+            yield
+
+    def _load(self, step: LoadStep, executed: frozenset[Claim]) -> None:
+        self.loads.append(step)
+        claims = [claim for claim in step.claims if claim in executed]
+
+        def read() -> None:
+            for claim in claims:
+                value = claim.initializer.read(step.checkpoint, claim.key)
+                with self._right_inverse(claim.slot):
+                    copy_(claim.slot, claim.part or claim.slot.name, value)
+
+        if claims:
+            in_turn = distributed.together if self.settings.sync == "broadcast" else distributed.one_first
+            in_turn(f"loading {step.checkpoint.source}", read)
+        for claim in claims:
+            self.written[claim.slot.name] = Written(claim.source, claim.what)
+            self.loaded[claim.slot.name] = claim.source
+        match = step.match
+        complete = not (match.missing or match.unexpected or match.mismatched)
+        self.notes.append(f"{step.source}: {match.summary() if complete else match.table()}")
+
+    def _call(self, call: Call, executed: frozenset[Claim]) -> None:
+        module, path = call.node.module, call.node.path
+        if call.nested is not None:
+            self._prepared[module] = (call.nested, executed)
+        places = {place: slot.name for slot in self.tree.slots for place in slot.places}
+
+        def snapshot() -> dict[str, Sequence[torch.Tensor]]:
+            return {
+                places.get(slot.places[0], slot.name): slot.tensors
+                for slot in Tree(module, path).slots
+                if not slot.is_buffer
+            }
+
+        devices = {tensor.device for tensors in snapshot().values() for tensor in tensors}
+        with isolated(self._seed, path, devices), Tracker(snapshot) as tracker:
+            self._methods.append((call.source, tracker))
+            try:
+                module.init_weights()  # type: ignore[operator]  # methods.own_method has looked at it
+            finally:
+                self._methods.pop()
+            self._attribute(call.source, tracker)
+        if self._prepared.pop(module, None) is not None and any(isinstance(s, FillStep | LoadStep) for s in call.nested or ()):
+            self.notes.append(f"{call.source} does not call super().init_weights(), so the rules of its init_cfg and of "
+                              f"the modules below were not run")
+
+    def _attribute(self, source: str, tracker: Tracker) -> None:
+        for name in tracker.take():
+            if name in self.loaded:
+                self._warn_after(f"{source} writes over {name!r}, which the checkpoint of {self.loaded.pop(name)} loaded")
+            if name in self.kept:
+                self._warn_after(f"{source} writes {name!r}, which {self.kept[name]} keeps from rules and checkpoints "
+                                 f"but not from code")
+            self.written[name] = Written(source)
+
+    def _warn_after(self, told: str) -> None:
+        if self.settings.strict:
+            raise InitConfigError(told)
+        self.warnings.append(told)
+        warn([told])
+
+    @property
+    def _seed(self) -> int:
+        assert self.seed is not None  # noqa: S101 - drawn before anything runs
+        return self.seed
+
+    def digests(self) -> dict[str, str]:
+        """A digest of every parameter that was written."""
+        written = {slot for slot in Tree(self.tree.root.module).slots if slot.name in self.written}
+        return {slot.name: digest(slot.tensors) for slot in sorted(written, key=lambda slot: slot.name)}
+
+    def report(self, at: nn.Module | None = None) -> InitReport:
+        """The report of the root, or of a part of it.
+
+        Raises:
+            InitConfigError: Nothing wrote a parameter, which ``require_all`` forbids; methods can be judged only now.
+        """
+        tree = Tree(self.tree.root.module)
+        if at is not None and at not in tree.nodes:
+            tree = _apart(at)
+        slots = tree.slots if at is None else tree.covered(tree.nodes[at])
+        rows = [self._row(slot) for slot in tree.slots if slot in slots and not slot.is_buffer]
+        untouched = [row.name for row in rows if row.source is None and not row.kept_by]
+        if at is None and self.settings.require_all and untouched:
+            raise InitConfigError([Fault(name, "nothing wrote it (require_all)") for name in untouched])
+        notes = list(self.notes)
+        if untouched:
+            shown = ", ".join(untouched[:10]) + (", ..." if len(untouched) > 10 else "")
+            notes.append(f"{len(untouched)} parameters keep their constructor's values, no rule writes them: {shown}")
+        return InitReport(
+            self.tree.root.module if at is None else at,
+            rows,
+            checkpoints=[(step.source, step.match) for step in self.loads],
+            warnings=self.warnings,
+            notes=notes,
+            seed=self.seed,
+        )
+
+    def _row(self, slot: Slot) -> Row:
+        written = self.written.get(slot.name, Written(None))
+        return Row(
+            slot.name,
+            slot.aliases,
+            slot.shape,
+            slot.dtype,
+            initializer=written.initializer,
+            source=written.source,
+            expected=written.expected,
+            kept_by=self.kept.get(slot.name),
+        )
+
+
+running: ContextVar[Run | None] = ContextVar("lightning_init_running", default=None)
+"""The initialisation that runs, as a module's own ``init_weights`` sees it."""
+
+
+def warn(told: Sequence[str]) -> None:
+    """One warning that lists everything, on rank zero."""
+    if told and distributed.rank() == 0:
+        warnings.warn("\n  - ".join(["", *told]).strip() if len(told) > 1 else told[0], InitWarning, stacklevel=2)
+
+
+def _apart(module: nn.Module) -> Tree:
+    """The tree of a module that is not part of what is initialised, under a name that no attribute can have."""
+    return Tree(module, f"({type(module).__name__})")
+
+
+def _unwritable(claim: Claim) -> Iterator[Fault]:
+    """What keeps a claim from being written to the module as it is now."""
+    slot = claim.slot
+    if slot.is_meta:
+        told = "is on the meta device, without storage: materialise it first, with to_empty(device=...)"
+        yield Fault(claim.source, f"{slot.name!r} {told}, or leave that to InitWeightsCallback")
+    elif slot.parts and not (isinstance(claim, Load) and claim.part):
+        told = obstacle(*slot.places[0])
+        if told:
+            yield Fault(claim.source, f"cannot write {slot.name!r}: {told}")

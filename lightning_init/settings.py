@@ -1,0 +1,50 @@
+"""How an initialisation is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from lightning_init.errors import Fault, InitConfigError, did_you_mean
+
+__all__ = ["RngDevice", "Settings", "Sync"]
+
+RngDevice: TypeAlias = Literal["auto", "cpu"]
+Sync: TypeAlias = Literal["rank_zero_first", "broadcast"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an initialisation is run.
+
+    Attributes:
+        seed: The seed of the random streams; None for one draw from torch's default generator.
+        rng_device: ``"auto"`` draws on a parameter's device, ``"cpu"`` gives the same bits on every kind of device.
+        strict: What would be a warning is an error.
+        require_all: A parameter that nothing wrote, or a checkpoint key that nothing took, is an error.
+        sync: ``"rank_zero_first"`` lets every rank read a checkpoint, rank zero before the others; with
+            ``"broadcast"`` rank zero alone reads, and the others receive.
+
+    Raises:
+        InitConfigError: Arguments of a wrong type or value.
+    """
+
+    seed: int | None = None
+    rng_device: RngDevice = "auto"
+    strict: bool = False
+    require_all: bool = False
+    sync: Sync = "rank_zero_first"
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            faults.append(Fault("seed", f"must be an integer or None, got {self.seed!r}"))
+        for name, options in (("rng_device", get_args(RngDevice)), ("sync", get_args(Sync))):
+            value = getattr(self, name)
+            if value not in options:
+                faults.append(Fault(name, f"must be one of {options}, got {value!r}; {did_you_mean(str(value), options)}"))
+        for name in ("strict", "require_all"):
+            if not isinstance(getattr(self, name), bool):
+                faults.append(Fault(name, f"must be True or False, got {getattr(self, name)!r}"))
+        if faults:
+            raise InitConfigError(faults)
