@@ -2,7 +2,7 @@
 #
 #   PYTHON    the interpreter that .venv is made from
 #   PIP_ARGS  more arguments for pip, such as --index-url
-#   ARGS      arguments for the example or for pytest, such as ARGS="-k plan"
+#   ARGS      arguments for the example or for pytest, such as ARGS="-n 0 -k plan"
 
 SHELL := /bin/sh
 PYTHON ?= python3
@@ -30,7 +30,7 @@ demo: $(VENV)/.installed-examples
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
