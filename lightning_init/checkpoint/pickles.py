@@ -28,6 +28,9 @@ CONTAINERS = ("state_dict", "model", "module", "state_dict_ema", "model_ema", "e
 # magic number, protocol, system, the object, the names of its storages
 _PICKLES_IN_A_LEGACY_FILE = 5
 
+# Against these a file is as good as a program; torch itself refuses the last four whatever is allowed.
+_POWERFUL_MODULES = frozenset({"builtins", "importlib", "runpy", "shutil", "subprocess", "nt", "os", "posix", "sys"})
+
 
 def load(path: Path, safe_globals: Sequence[SafeGlobal], *, mapped: bool) -> object:
     """What a file of ``torch.save`` holds, read with ``weights_only=True`` whatever the environment says.
@@ -91,7 +94,7 @@ def check_zip(path: Path) -> None:
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
     # torch wraps the reason in several lines of advice; the bare one is the context.
-    reason = str(error.__context__ or error).strip().splitlines()[0].rstrip(".: ")
+    reason = str(error.__context__ or error).strip().splitlines()[0].partition(". Please use")[0].rstrip(".: ")
     names = _refused(path)
     if not names:
         return _error(
@@ -100,17 +103,20 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
             f"are named here can be allowed with safe_globals=[...], if you trust the file"
         )
     short = ", ".join(name.rpartition(".")[2] for name in names)
+    powerful = [name for name in names if name.partition(".")[0] in _POWERFUL_MODULES]
+    caution = f"; mind that {', '.join(powerful)} can make a file run anything" if powerful else ""
     return _error(
-        f"{str(path)!r} holds more than tensors, and was not run: {', '.join(names)} ({reason}); if you "
-        f"trust the file and these are classes, pass safe_globals=[{short}]; better, save "
-        f"module.state_dict() alone"
+        f"{str(path)!r} holds more than tensors, and was not run: {', '.join(names)} ({reason}); better save "
+        f"module.state_dict() alone; or, if you trust the file, pass safe_globals=[{short}]{caution}"
     )
 
 
 def _refused(path: Path) -> list[str]:
     """The classes and functions that a file names and torch does not allow, found without running it."""
     named: set[tuple[str, str]] = set()
-    if zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if zipped:
         with zipfile.ZipFile(path) as archive:
             record = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
             named.update(_globals(io.BytesIO(archive.read(record))))
