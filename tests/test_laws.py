@@ -24,6 +24,7 @@ TRUNCATIONS = [
     pytest.param(0, 1, -math.inf, 0.5, id="one side"),
     pytest.param(0, 1, 0, 9, id="half"),
     pytest.param(0, 1, -0.1, 0.2, id="narrow around the mean"),
+    pytest.param(0, 1, -0.6, 0.1, id="skew around the mean"),
     pytest.param(0, 1, 0, 0.3, id="narrow beside the mean"),
     pytest.param(0, 1e3, -2, 2, id="nearly uniform"),
     pytest.param(0, 1, 1, 1.2, id="narrow in the slope"),
@@ -31,7 +32,9 @@ TRUNCATIONS = [
     pytest.param(0, 1, -1.5, -0.2, id="slope, below"),
     pytest.param(5, 2, -3, 0.5, id="scaled tail, below"),
     pytest.param(0, 1, 3, 5, id="tail"),
+    pytest.param(0, 1, 4, 4.5, id="a piece of a tail"),
     pytest.param(0, 1, 40, 50, id="40 sigma out"),
+    pytest.param(0, 1, 40, 40.05, id="40 sigma out, a piece"),
     pytest.param(0, 1, -41, -40, id="40 sigma out, below"),
     pytest.param(0, 1, 40, 1e9, id="40 sigma out, open"),
     pytest.param(0, 1, 40, 40.001, id="40 sigma out, narrow"),
@@ -108,7 +111,7 @@ def test_moments_of_the_truncated_normal(loc: float, scale: float, a: float, b: 
     assert law.std == pytest.approx(scale * math.sqrt(moment(2, middle) / total), rel=1e-8)
 
 
-@pytest.mark.parametrize(("loc", "scale", "a", "b"), TRUNCATIONS[:11])
+@pytest.mark.parametrize(("loc", "scale", "a", "b"), TRUNCATIONS[:12])
 def test_moments_of_the_truncated_normal_are_those_of_scipy(loc: float, scale: float, a: float, b: float) -> None:
     law = TruncNormalLaw(loc, scale, a, b)
     reference = stats.truncnorm((a - loc) / scale, (b - loc) / scale, loc, scale)
@@ -201,21 +204,32 @@ def test_bounds_out_of_reach_cost_nothing() -> None:
     assert torch.equal(cut, sample(NormalLaw(0, 0.02), torch.float32))
 
 
-@pytest.mark.parametrize(("a", "b"), [(-1.0, 7e-8), (0.1, 0.3), (-1e-3, 1.0), (1.0, 1 + 2**-23), (-0.7, 0.7)])
-def test_uniform_numbers_stay_within_bounds_that_round_badly(a: float, b: float) -> None:
-    class Largest(torch.Tensor):
-        """Draws the largest uniform number of float32 everywhere."""
+class Extreme(torch.Tensor):
+    """A tensor whose every draw is the largest number that can come: the one before `top`."""
 
-        def uniform_(
-            self, from_: float = 0, to: float = 1, *, generator: torch.Generator | None = None
-        ) -> torch.Tensor:
-            return self.fill_(1 - 2**-24)
+    top = 1.0
 
-    block = torch.empty(16).as_subclass(Largest)
+    def uniform_(self, from_: float = 0, to: float = 1, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        return self.fill_(1 - 2**-24)
+
+    def normal_(self, mean: float = 0, std: float = 1, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        return self.fill_(torch.nextafter(torch.tensor(self.top), torch.tensor(0.0)).item())
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.36, 0.42), (-0.59, -0.5), (1.0, 1 + 2**-23), (-0.7, 0.7)])
+def test_uniform_numbers_do_not_step_over_a_bound_by_rounding(a: float, b: float) -> None:
+    block = torch.empty(16).as_subclass(Extreme)
     UniformLaw(a, b).fill(block, None)
-    bounds = torch.tensor([a, b])
-    assert (bounds[0] <= block).all()
-    assert (block <= bounds[1]).all()
+    assert (block <= b).all()
+
+
+@pytest.mark.parametrize(("loc", "scale", "cutoff"), [(-0.65, 0.119, 2.51), (0.62, 0.003, 2.23), (0, 0.068, 1.69)])
+def test_normal_numbers_do_not_step_over_a_bound_by_rounding(loc: float, scale: float, cutoff: float) -> None:
+    block = torch.empty(16).as_subclass(Extreme)
+    block.top = cutoff
+    bound = loc + cutoff * scale
+    TruncNormalLaw(loc, scale, loc - cutoff * scale, bound).fill(block, None)
+    assert (block <= bound).all()
 
 
 def test_laws_without_spread_are_constants() -> None:
