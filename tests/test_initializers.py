@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from lightning_init.errors import InitConfigError, InitError, InitWarning
 from lightning_init.initializers.base import INITIALIZERS, Fans, LawInitializer, TensorInitializer, fans_of
@@ -394,6 +394,20 @@ class TestWhatCannotBeWritten:
     def test_a_bias_that_does_not_fit(self) -> None:
         message = "bias: cannot be written: 1000000.0 is too large for torch.float16 (up to 65504.0)"
         self.check(nn.Linear(2, 2).half(), NormalInit(bias=1e6, layer="Linear"), message)
+
+    def test_a_parametrization_without_inverse(self) -> None:
+        class Square(nn.Module):
+            def forward(self, weight: Tensor) -> Tensor:
+                return weight**2
+
+        linear = nn.Linear(2, 2)
+        parametrize.register_parametrization(linear, "weight", Square())
+        before = values(linear)
+        with pytest.raises(
+            InitConfigError, match=r"^weight: cannot be written: its parametrization Square has no right"
+        ):
+            ConstantInit(val=1, layer="Linear")(linear)
+        assert all(torch.equal(value, before[name]) for name, value in values(linear).items())
 
     def test_lazy_parameters(self) -> None:
         net = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3))

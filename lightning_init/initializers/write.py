@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_init import tree
+from lightning_init import parametrized, tree
 from lightning_init.errors import Fault, InitConfigError
 
 __all__ = ["Write", "write_all"]
@@ -41,7 +41,10 @@ class Write:
         tensor = tree.parameter(self.module, self.name)
         if tensor.is_meta:
             return "it is on the meta device and has no storage; materialise it before"
-        return self.obstacle(tensor.shape, tensor.dtype)
+        reason = self.obstacle(tensor.shape, tensor.dtype)
+        if reason is None and self.name in parametrized.parametrizations(self.module):
+            reason = parametrized.obstacle(self.module, self.name)
+        return reason
 
 
 def write_all(writes: Sequence[Write]) -> None:
