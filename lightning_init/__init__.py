@@ -2,6 +2,8 @@
 
 from importlib.metadata import version
 
+from lightning_init.callback import InitWeightsCallback
+from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.engine import init_weights, initialize
 from lightning_init.errors import CheckpointError, InitConfigError, InitError, InitWarning, RankError
 from lightning_init.functional import (
@@ -19,7 +21,6 @@ from lightning_init.initializers.constant import ConstantInit
 from lightning_init.initializers.normal import NormalInit, TruncNormalInit
 from lightning_init.initializers.uniform import UniformInit
 from lightning_init.initializers.variance import Caffe2XavierInit, KaimingInit, XavierInit
-from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.metrics import WeightStatistics
 from lightning_init.modules import BaseModule, ModuleDict, ModuleList, Sequential
 from lightning_init.plan import InitPlan, build_plan
@@ -36,6 +37,7 @@ __all__ = [
     "InitPlan",
     "InitReport",
     "InitWarning",
+    "InitWeightsCallback",
     "Initializer",
     "KaimingInit",
     "LawInitializer",

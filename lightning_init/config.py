@@ -143,8 +143,11 @@ class _Parser:
         if not arguments:
             return {**around, **config}
         if "type" not in config:
-            self.fault(where, f"has {', '.join(map(repr, arguments))} but no `type`; give its `type`, or its `name` "
-                              f"alone to take the arguments of the rule around it")
+            self.fault(
+                where,
+                f"has {', '.join(map(repr, arguments))} but no `type`; give its `type`, or its `name` "
+                f"alone to take the arguments of the rule around it",
+            )
             return {**around, "name": config.get("name")}
         return config
 
@@ -178,8 +181,11 @@ class _Parser:
         open_ended = any(known.kind is known.VAR_KEYWORD for known in signature.values())
         unknown = [] if open_ended else [key for key in arguments if key not in accepted]
         for key in unknown:
-            self.fault(f"{where}.{key}", f"unknown argument of {INITIALIZERS.name_of(cls)}; "
-                                         f"{did_you_mean(str(key), [*accepted, *_SCOPE, 'override'])}")
+            self.fault(
+                f"{where}.{key}",
+                f"unknown argument of {INITIALIZERS.name_of(cls)}; "
+                f"{did_you_mean(str(key), [*accepted, *_SCOPE, 'override'])}",
+            )
         missing = [key for key in accepted if key not in arguments and _is_required(signature[key])]
         for key in missing:
             self.fault(f"{where}.{key}", f"{INITIALIZERS.name_of(cls)} cannot do without it")
@@ -205,8 +211,11 @@ class _Parser:
                 self.fault(f"{where}.type", INITIALIZERS.unknown(kind))
                 return None
         if not (isinstance(cls, type) and issubclass(cls, Initializer)) or inspect.isabstract(cls):
-            self.fault(f"{where}.type", f"must name an initializer (its registered name, its class or the dotted path "
-                                        f"to it), got {_shown(kind)}")
+            self.fault(
+                f"{where}.type",
+                f"must name an initializer (its registered name, its class or the dotted path "
+                f"to it), got {_shown(kind)}",
+            )
             return None
         return cls
 

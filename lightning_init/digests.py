@@ -27,5 +27,5 @@ def digest(tensors: Iterable[Tensor]) -> str:
         found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         flat = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
         for start in range(0, flat.numel(), _CHUNK):
-            found.update(flat[start : start + _CHUNK].cpu().numpy())
+            found.update(flat[start : start + _CHUNK].cpu().numpy().data)
     return found.hexdigest()

@@ -109,8 +109,13 @@ def agree(stage: str, items: Mapping[str, str], told: Callable[[list[str]], str]
             if outcomes[0].value.get(name) != other.value.get(name):
                 differing.setdefault(name, []).append(outcomes.index(other))
     if differing:
-        raise _shared(RankError(told([f"{name} (rank {', '.join(map(str, ranks))} against rank 0)"
-                                      for name, ranks in differing.items()])))
+        raise _shared(
+            RankError(
+                told(
+                    [f"{name} (rank {', '.join(map(str, ranks))} against rank 0)" for name, ranks in differing.items()]
+                )
+            )
+        )
 
 
 def _attempt(stage: str, run: Callable[[], T]) -> tuple[T | None, tuple[_Outcome, Exception] | None]:

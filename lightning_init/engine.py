@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from lightning_init import distributed
@@ -114,6 +115,8 @@ def execute(
     init_cfg: Any = None,
     alone: bool = False,
     with_method: bool = True,
+    label: str = "init_cfg",
+    meta_to: torch.device | None = None,
     tell: Callable[[str], None] = _log.info,
 ) -> InitReport:
     """Plans and runs an initialisation from its root, together with the other ranks.
@@ -124,14 +127,21 @@ def execute(
         init_cfg: A config in place of the root's own.
         alone: Only this config counts.
         with_method: The root's own ``init_weights`` is a step.
+        label: The name of ``init_cfg`` in messages.
+        meta_to: Where tensors on ``meta`` get their storage; None if they are errors.
         tell: Takes the lines of information, on rank zero.
     """
     tree = Tree(root)
-    run = Run(tree, settings)
+    run = Run(tree, settings, meta_to)
 
     def prepare() -> InitPlan:
         plan = make_plan(
-            tree, init_cfg=init_cfg, alone=alone, with_method=with_method, open_checkpoint=run.open_checkpoint
+            tree,
+            init_cfg=init_cfg,
+            label=label,
+            alone=alone,
+            with_method=with_method,
+            open_checkpoint=run.open_checkpoint,
         )
         run.admit(plan)
         return plan
@@ -155,14 +165,18 @@ def execute(
 
 
 def _plans_differ(names: list[str]) -> str:
-    return (f"the plan of the initialisation differs between ranks for {_some(names)}; give every rank the same model "
-            f"and the same config")
+    return (
+        f"the plan of the initialisation differs between ranks for {_some(names)}; give every rank the same model "
+        f"and the same config"
+    )
 
 
 def _weights_differ(names: list[str]) -> str:
-    return (f"ranks hold different weights after the initialisation: {_some(names)}; an init_weights that depends on "
-            f"the rank, or on values that the constructors drew from differently seeded generators, does this "
-            f"(seed_everything helps against the latter)")
+    return (
+        f"ranks hold different weights after the initialisation: {_some(names)}; an init_weights that depends on "
+        f"the rank, or on values that the constructors drew from differently seeded generators, does this "
+        f"(seed_everything helps against the latter)"
+    )
 
 
 def _some(names: list[str], most: int = 10) -> str:

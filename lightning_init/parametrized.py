@@ -21,7 +21,7 @@ def parametrizations(module: nn.Module) -> dict[str, ParametrizationList]:
 
 def original(plist: ParametrizationList) -> Tensor:
     """The tensor, or the first of those, that a parametrized one is computed from."""
-    tensor: Tensor = plist.original if plist.is_tensor else plist.original0
+    tensor: Tensor = getattr(plist, "original" if plist.is_tensor else "original0")
     return tensor
 
 
@@ -59,5 +59,6 @@ def obstacle(module: nn.Module, attribute: str) -> str | None:
         except Exception as error:  # noqa: BLE001 - a parametrization is anybody's code
             kinds = ", ".join(type(part).__name__ for part in plist)
             reason = str(error).partition("\n")[0]
-            return f"its parametrization {kinds} has no right inverse to write it through ({type(error).__name__}: {reason})"
+            told = f"its parametrization {kinds} has no right inverse to write it through"
+            return f"{told} ({type(error).__name__}: {reason})"
     return None

@@ -16,7 +16,7 @@ from lightning_init.steps import Call, Claim, Done, Fill, Load, LoadStep, Step, 
 from lightning_init.text import columns
 from lightning_init.tree import Slot, Tree
 
-__all__ = ["InitPlan", "PlanEntry", "PlannedClaim", "build_plan", "make_plan"]
+__all__ = ["InitPlan", "PlanEntry", "PlannedClaim", "build_plan", "check_configs", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,23 @@ def build_plan(module: nn.Module, init_cfg: Any = None) -> InitPlan:
     return plan
 
 
+def check_configs(tree: Tree, init_cfg: Any = None, label: str = "init_cfg") -> None:
+    """Reads every config of a tree, without looking for what its rules match.
+
+    Raises:
+        InitConfigError: With the faults of all configs.
+    """
+    planner = Planner(tree, PretrainedInit.open, label)
+    planner.read(tree.root, init_cfg)
+    if planner.faults:
+        raise InitConfigError(planner.faults)
+
+
 def make_plan(
     tree: Tree,
     *,
     init_cfg: Any = None,
+    label: str = "init_cfg",
     at: nn.Module | None = None,
     alone: bool = False,
     with_method: bool = True,
@@ -191,6 +204,7 @@ def make_plan(
     Args:
         tree: The tree that gives the names.
         init_cfg: A config in place of the module's own.
+        label: The name of this config in messages.
         at: The module; the root by default.
         alone: Only this config counts, none of the modules' own and no method.
         with_method: The module's own ``init_weights`` is a step.
@@ -202,11 +216,13 @@ def make_plan(
         CheckpointError: Only checkpoints are at fault.
     """
     node = tree.root if at is None else tree.nodes[at]
-    planner = Planner(tree, open_checkpoint)
+    planner = Planner(tree, open_checkpoint, label)
     planner.kept.update(kept or {})
     steps = planner.alone(node, init_cfg) if alone else planner.whole(node, init_cfg, with_method=with_method)
     executed = settle(steps)
-    faults = planner.faults + [fault for claim in claims_of(_flat(steps)) if claim in executed for fault in _check(claim)]
+    faults = planner.faults + [
+        fault for claim in claims_of(_flat(steps)) if claim in executed for fault in _check(claim)
+    ]
     if faults:
         raise InitConfigError(faults + planner.checkpoint_faults)
     if planner.checkpoint_faults:
@@ -233,7 +249,9 @@ def _check(claim: Claim) -> Iterator[Fault]:
     """What keeps a claim from being executed."""
     slot = claim.slot
     if slot.is_lazy:
-        yield Fault(claim.source, f"{slot.name!r} has no shape yet; run one batch through the model before initialising")
+        yield Fault(
+            claim.source, f"{slot.name!r} has no shape yet; run one batch through the model before initialising"
+        )
         return
     if not isinstance(claim, Fill):
         return
@@ -270,9 +288,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _entries(
-    tree: Tree, steps: Sequence[Step], executed: set[Claim], kept: dict[Slot, str]
-) -> tuple[PlanEntry, ...]:
+def _entries(tree: Tree, steps: Sequence[Step], executed: set[Claim], kept: dict[Slot, str]) -> tuple[PlanEntry, ...]:
     claims: dict[Slot, list[PlannedClaim]] = {slot: [] for slot in tree.slots}
 
     def collect(level: Sequence[Step], *, certain: bool) -> None:
@@ -290,8 +306,6 @@ def _entries(
 
     collect(steps, certain=True)
     return tuple(
-        PlanEntry(
-            slot.name, slot.aliases, slot.shape, slot.dtype, slot.is_buffer, tuple(found), kept.get(slot)
-        )
+        PlanEntry(slot.name, slot.aliases, slot.shape, slot.dtype, slot.is_buffer, tuple(found), kept.get(slot))
         for slot, found in claims.items()
     )

@@ -28,6 +28,7 @@ class Planner:
     Args:
         tree: The module tree; names and random streams are counted from its root.
         open_checkpoint: How a checkpoint is opened.
+        label: The name, in messages, of a config that is given and not a module's own.
 
     Attributes:
         faults: What cannot be meant.
@@ -37,7 +38,7 @@ class Planner:
         kept: The slots that a ``Keep`` rule protects, with the place of that rule.
     """
 
-    def __init__(self, tree: Tree, open_checkpoint: Opener) -> None:
+    def __init__(self, tree: Tree, open_checkpoint: Opener, label: str = "init_cfg") -> None:
         self.tree = tree
         self.faults: list[Fault] = []
         self.checkpoint_faults: list[Fault] = []
@@ -46,6 +47,7 @@ class Planner:
         self.kept: dict[Slot, str] = {}
         self._kept_nodes: set[Node] = set()
         self._open = open_checkpoint
+        self._given_label = label
         self._opened: dict[tuple[str, tuple[Any, ...]], Checkpoint] = {}
         self._rules: dict[Node, tuple[Rule, ...]] = {}
         self._visited: set[Node] = set()
@@ -58,16 +60,16 @@ class Planner:
             init_cfg: A config in place of the module's own.
             with_method: The module's own ``init_weights`` is a step; False when it is running already.
         """
-        self._parse_below(node, init_cfg)
+        self.read(node, init_cfg)
         return self._steps(node) if with_method else self._inner_steps(node, with_method=False)
 
     def alone(self, node: Node, init_cfg: Any) -> list[Step]:
         """The steps of one config on one module, in the order of its rules."""
-        self._parse(node, init_cfg, "init_cfg")
+        self._parse(node, init_cfg, self._given_label)
         self._protect(node)
         return [step for rule in self._rules[node] for step in self._rule_steps(rule, node)]
 
-    def _parse_below(self, top: Node, init_cfg: Any) -> None:
+    def read(self, top: Node, init_cfg: Any) -> None:
         """Reads every config first: their faults are told together, and `Keep` reaches past the order of writing."""
         seen: set[Node] = set()
         waiting = [top]
@@ -76,8 +78,9 @@ class Planner:
             if node in seen or (node is not top and is_initialised(node)):
                 continue
             seen.add(node)
-            given = init_cfg if node is top and init_cfg is not None else carried_by(node.module)
-            label = "init_cfg" if given is init_cfg and node is top else join(self._label(node), "init_cfg")
+            replaced = node is top and init_cfg is not None
+            given = init_cfg if replaced else carried_by(node.module)
+            label = self._given_label if replaced else join(self._label(node), "init_cfg")
             self._parse(node, given, label)
             self._protect(node)
             waiting.extend(node.children.values())
@@ -167,7 +170,7 @@ class Planner:
                     is_bias = name == "bias" and not rule.bias_by_initializer
                     kept = kept or slot in self.kept
                     if slot not in self.kept:
-                        claims[slot] = Fill(slot, rule.where, _what(initializer, is_bias), initializer, is_bias)
+                        claims[slot] = Fill(slot, rule.where, _what(initializer, is_bias=is_bias), initializer, is_bias)
             self._refuse_old_hooks(rule, path, node)
         if not claims and not kept and (rule.scope or not rule.overrides):
             self._matches_nothing(rule, carrier)
@@ -187,8 +190,10 @@ class Planner:
                 return replace(rule, scope=replace(rule.scope, name=NamePattern(path)))
         known = [path for path in self._names_below(carrier) if path.count(".") <= pattern.text.count(".")]
         self.faults.append(
-            Fault(f"{rule.where}.name", f"{self._label(carrier)} has no {pattern.text!r}; "
-                                        f"{did_you_mean(pattern.text, known)}")
+            Fault(
+                f"{rule.where}.name",
+                f"{self._label(carrier)} has no {pattern.text!r}; {did_you_mean(pattern.text, known)}",
+            )
         )
         return rule
 
@@ -205,8 +210,11 @@ class Planner:
         hooked = next((name for name in ("weight_v", "weight_orig") if name in held and "weight" not in held), None)
         if hooked and not rule.scope.params and rule.scope.covers(join(path, "weight")):
             self.faults.append(
-                Fault(rule.where, f"the weight of {join(carrier_path(node), 'weight')!r} is computed from {hooked!r} by an "
-                                  f"old hook; use torch.nn.utils.parametrizations, or name it: params={hooked!r}")
+                Fault(
+                    rule.where,
+                    f"the weight of {join(carrier_path(node), 'weight')!r} is computed from {hooked!r} by an "
+                    f"old hook; use torch.nn.utils.parametrizations, or name it: params={hooked!r}",
+                )
             )
 
     def _matches_nothing(self, rule: Rule, carrier: Node) -> None:
@@ -236,8 +244,11 @@ class Planner:
             if not any(is_layer(module, (layer,)) for module in classes.values()):
                 known = {cls.__name__ for cls in classes}
                 self.warnings.append(
-                    Fault(f"{rule.where}.layer", f"{self._label(carrier)} has no {_shown((layer,))}; "
-                                                 f"{did_you_mean(_shown((layer,)).strip(chr(39)).rpartition('.')[2], known)}")
+                    Fault(
+                        f"{rule.where}.layer",
+                        f"{self._label(carrier)} has no {_shown((layer,))}; "
+                        f"{did_you_mean(_shown((layer,)).strip(chr(39)).rpartition('.')[2], known)}",
+                    )
                 )
 
     def _load_steps(self, rule: Rule, initializer: PretrainedInit, carrier: Node) -> Iterator[Step]:
@@ -291,8 +302,13 @@ def _target(slot: Slot, names: Sequence[str]) -> Target:
     """A slot as what a checkpoint may fill, by its names relative to the module that is loaded into."""
     stem = names[0].removesuffix(slot.places[0][1])
     parts = tuple(
-        Target(f"{stem}parametrizations.{name.partition('parametrizations.')[2]}", (), tuple(part.tensor.shape),
-               part.tensor.dtype, slot.is_buffer)
+        Target(
+            f"{stem}parametrizations.{name.partition('parametrizations.')[2]}",
+            (),
+            tuple(part.tensor.shape),
+            part.tensor.dtype,
+            slot.is_buffer,
+        )
         for name, part in slot.parts.items()
     )
     return Target(names[0], tuple(names[1:]), slot.shape, slot.dtype, slot.is_buffer, parts)
@@ -314,7 +330,7 @@ def _with_overrides(rules: Iterable[Rule]) -> Iterator[Rule]:
         yield from _with_overrides(rule.overrides)
 
 
-def _what(initializer: WeightInitializer, is_bias: bool) -> str:
+def _what(initializer: WeightInitializer, *, is_bias: bool) -> str:
     return initializer.describe_bias() if is_bias else initializer.describe()
 
 

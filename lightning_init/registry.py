@@ -51,15 +51,19 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             return lambda cls: self._add(target, cls)
         return self._add(target.__name__.removesuffix(self._suffix), target)
 
-    def _add(self, name: str, cls: C) -> C:
+    def _add(self, name: str, target: C) -> C:
+        cls: type = target
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
-            raise InitConfigError(f"{cls!r} cannot be registered as {self.kind} {name!r}: it must be a class derived "
-                                  f"from {self.base.__name__}")
+            raise InitConfigError(
+                f"{cls!r} cannot be registered as {self.kind} {name!r}: it must be a class derived "
+                f"from {self.base.__name__}"
+            )
         if name in self._classes:
-            raise InitConfigError(f"the {self.kind} name {name!r} is taken by {self._classes[name].__qualname__}; "
-                                  f"choose another one")
+            raise InitConfigError(
+                f"the {self.kind} name {name!r} is taken by {self._classes[name].__qualname__}; choose another one"
+            )
         self._classes[name] = cls
-        return cls
+        return target
 
     def name_of(self, cls: type) -> str:
         """The short name of a class; the class's own name where it was never registered."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_init.checkpoint.match import Match
 from lightning_init.errors import InitError, did_you_mean
 from lightning_init.initializers.laws import Law
-from lightning_init.metrics import STATISTICS, WeightStatistics
+from lightning_init.metrics import STATISTICS, statistics_of
 from lightning_init.text import columns, markdown
 from lightning_init.tree import slots
 
@@ -167,11 +167,10 @@ class InitReport:
         if module is None:
             raise InitError("the module of this report does not exist any more; give one: report.measure(module)")
         tensors = {slot.name: slot.tensor for slot in slots(module) if not slot.is_buffer}
-        metric = WeightStatistics()
-        metric.update({row.name: tensors[row.name] for row in self.rows if row.name in tensors})
-        found = metric.compute()
         self.rows = tuple(
-            replace(row, statistics=found[row.name], dtype=tensors[row.name].dtype) if row.name in found else row
+            replace(row, statistics=_measured(tensors[row.name]), dtype=tensors[row.name].dtype)
+            if row.name in tensors
+            else row
             for row in self.rows
         )
         return self
@@ -204,7 +203,9 @@ class InitReport:
     def to_markdown(self) -> str:
         """The rows as a markdown table, then what was told."""
         told = [f"- {line}" for line in self._told()]
-        return "\n\n".join([markdown(self.header, [row.cells() for row in self.rows]), *(["\n".join(told)] if told else [])])
+        return "\n\n".join(
+            [markdown(self.header, [row.cells() for row in self.rows]), *(["\n".join(told)] if told else [])]
+        )
 
     def to_csv(self, path: str | Path) -> None:
         """Writes the rows to a file, all digits kept.
@@ -231,6 +232,14 @@ class InitReport:
 
     def _told(self) -> list[str]:
         return [f"warning: {line}" for line in self.warnings] + [f"note: {line}" for line in self.notes]
+
+
+def _measured(tensor: Tensor) -> Mapping[str, float] | None:
+    """The statistics; None for a tensor whose values cannot be read (on ``meta``, quantized)."""
+    try:
+        return statistics_of(tensor)
+    except InitError:
+        return None
 
 
 def _number(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit, copy_
 from lightning_init.digests import digest
 from lightning_init.errors import Fault, InitConfigError, InitWarning
+from lightning_init.materialize import MetaPlan, allocate, plan_meta
 from lightning_init.parametrized import obstacle
 from lightning_init.plan import InitPlan, make_plan
 from lightning_init.report import Expected, InitReport, Row
@@ -28,6 +29,8 @@ from lightning_init.tracking import Tracker
 from lightning_init.tree import Slot, Tree, unwrap, write_slot
 
 __all__ = ["Run", "Written", "running", "warn"]
+
+_UNSET = "was built on the meta device, and no rule and no reset_parameters would set it; give it a rule"
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,16 @@ class Run:
     Attributes:
         tree: The tree of the root, which gives the names.
         settings: How it is run.
+        meta_to: Where tensors on ``meta`` get their storage; None if they are errors.
         seed: The seed of the random streams.
         written: Who wrote a parameter last, by its name.
     """
 
     tree: Tree
     settings: Settings
+    meta_to: torch.device | None = None
     seed: int | None = None
+    meta: MetaPlan = field(default_factory=lambda: MetaPlan((), ()))
     written: dict[str, Written] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -66,9 +72,11 @@ class Run:
     @contextmanager
     def closing(self) -> Iterator[None]:
         """Lets the checkpoints go at the end."""
-        with ExitStack() as stack:
-            stack.callback(lambda: [checkpoint.close() for checkpoint in self._checkpoints])
+        try:
             yield
+        finally:
+            for checkpoint in self._checkpoints:
+                checkpoint.close()
 
     def open_checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
         """Opens a checkpoint: rank zero finds and checks it before the others touch it."""
@@ -83,13 +91,24 @@ class Run:
         """Takes a plan's warnings and notes, and refuses what cannot or must not be executed.
 
         Raises:
-            InitConfigError: Under ``strict`` or ``require_all``, or because something cannot be written.
+            InitConfigError: Under ``strict`` or ``require_all``, because something cannot be written, or because
+                memory would stay unset.
         """
         faults = list(plan.warnings) if self.settings.strict else []
         if self.settings.require_all:
             faults += [Fault(name, "no rule writes it (require_all)") for name in plan.untouched()]
             faults += [Fault(key, "nothing takes this key (require_all)") for key in plan.unexpected()]
-        faults += [fault for claim in plan.claims if claim in plan.executed for fault in _unwritable(claim)]
+        faults += [
+            fault
+            for claim in plan.claims
+            if claim in plan.executed
+            for fault in _unwritable(claim, may_be_meta=self.meta_to is not None)
+        ]
+        if self.meta_to is not None:
+            certain = {entry.name for entry in plan if entry.winner}
+            self.meta = plan_meta(self.tree, {slot for slot in self.tree.slots if slot.name in certain})
+            called = {name for entry in plan if entry.claims for name in (entry.name, *entry.aliases)}
+            faults += [Fault(name, _UNSET) for name in self.meta.unset if name not in called]
         if faults:
             raise InitConfigError(faults)
         self.warnings += [str(fault) for fault in plan.warnings]
@@ -97,16 +116,32 @@ class Run:
         self.kept.update({slot.name: where for slot, where in plan.kept.items()})
 
     def run(self, plan: InitPlan) -> None:
-        """Executes a plan."""
+        """Executes a plan.
+
+        Raises:
+            InitConfigError: A method left memory unset that was on ``meta``.
+        """
         token = running.set(self)
         try:
+            self._materialise()
             self._steps(plan.steps, plan.executed)
         finally:
             running.reset(token)
+        unset = [name for name in self.meta.unset if name not in self.written]
+        if unset:
+            raise InitConfigError([Fault(name, _UNSET) for name in unset])
 
-    def part(
-        self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True
-    ) -> InitReport:
+    def _materialise(self) -> None:
+        if self.meta_to is None:
+            return
+        allocate(self.tree, self.meta_to)
+        for node in self.meta.resets:
+            with isolated(self._seed, node.path, {self.meta_to}):
+                node.module.reset_parameters()  # type: ignore[operator]  # plan_meta has looked at it
+            source = f"{type(node.module).__name__}.reset_parameters"
+            self.written.update({slot.name: Written(source) for slot in self.tree.held(node)})
+
+    def part(self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True) -> InitReport:
         """Initialises a part of the tree from within a method that is running."""
         module = unwrap(module)
         if not alone and getattr(module, "is_init", False) is True:
@@ -228,17 +263,25 @@ class Run:
             finally:
                 self._methods.pop()
             self._attribute(call.source, tracker)
-        if self._prepared.pop(module, None) is not None and any(isinstance(s, FillStep | LoadStep) for s in call.nested or ()):
-            self.notes.append(f"{call.source} does not call super().init_weights(), so the rules of its init_cfg and of "
-                              f"the modules below were not run")
+        if self._prepared.pop(module, None) is not None and any(
+            isinstance(s, FillStep | LoadStep) for s in call.nested or ()
+        ):
+            self.notes.append(
+                f"{call.source} does not call super().init_weights(), so the rules of its init_cfg and of "
+                f"the modules below were not run"
+            )
 
     def _attribute(self, source: str, tracker: Tracker) -> None:
         for name in tracker.take():
             if name in self.loaded:
-                self._warn_after(f"{source} writes over {name!r}, which the checkpoint of {self.loaded.pop(name)} loaded")
+                self._warn_after(
+                    f"{source} writes over {name!r}, which the checkpoint of {self.loaded.pop(name)} loaded"
+                )
             if name in self.kept:
-                self._warn_after(f"{source} writes {name!r}, which {self.kept[name]} keeps from rules and checkpoints "
-                                 f"but not from code")
+                self._warn_after(
+                    f"{source} writes {name!r}, which {self.kept[name]} keeps from rules and checkpoints "
+                    f"but not from code"
+                )
             self.written[name] = Written(source)
 
     def _warn_after(self, told: str) -> None:
@@ -313,13 +356,13 @@ def _apart(module: nn.Module) -> Tree:
     return Tree(module, f"({type(module).__name__})")
 
 
-def _unwritable(claim: Claim) -> Iterator[Fault]:
+def _unwritable(claim: Claim, *, may_be_meta: bool) -> Iterator[Fault]:
     """What keeps a claim from being written to the module as it is now."""
     slot = claim.slot
-    if slot.is_meta:
+    if slot.is_meta and not may_be_meta:
         told = "is on the meta device, without storage: materialise it first, with to_empty(device=...)"
         yield Fault(claim.source, f"{slot.name!r} {told}, or leave that to InitWeightsCallback")
-    elif slot.parts and not (isinstance(claim, Load) and claim.part):
-        told = obstacle(*slot.places[0])
-        if told:
-            yield Fault(claim.source, f"cannot write {slot.name!r}: {told}")
+    elif slot.parts and not slot.is_meta and not (isinstance(claim, Load) and claim.part):
+        reason = obstacle(*slot.places[0])
+        if reason:
+            yield Fault(claim.source, f"cannot write {slot.name!r}: {reason}")

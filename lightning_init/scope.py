@@ -97,7 +97,7 @@ class NamePattern:
         if self.text.startswith("re:"):
             return re.compile(rf"(?:{self.text[3:]})(?:\..+)?")
         pieces = []
-        for i, part in enumerate(self.text.split(".")):
+        for part in self.text.split("."):
             if part == "**":
                 pieces.append(r"(?:[^.]+\.)*")
                 continue

@@ -42,9 +42,13 @@ class Settings:
         for name, options in (("rng_device", get_args(RngDevice)), ("sync", get_args(Sync))):
             value = getattr(self, name)
             if value not in options:
-                faults.append(Fault(name, f"must be one of {options}, got {value!r}; {did_you_mean(str(value), options)}"))
-        for name in ("strict", "require_all"):
-            if not isinstance(getattr(self, name), bool):
-                faults.append(Fault(name, f"must be True or False, got {getattr(self, name)!r}"))
+                faults.append(
+                    Fault(name, f"must be one of {options}, got {value!r}; {did_you_mean(str(value), options)}")
+                )
+        faults += [
+            Fault(name, f"must be True or False, got {getattr(self, name)!r}")
+            for name in ("strict", "require_all")
+            if not isinstance(getattr(self, name), bool)
+        ]
         if faults:
             raise InitConfigError(faults)

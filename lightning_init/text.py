@@ -22,12 +22,12 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table.
+    r"""A markdown table.
 
     >>> print(markdown(["a"], [["x|y"]]))
     | a |
     | --- |
-    | x\\\\|y |
+    | x\|y |
     """
     lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

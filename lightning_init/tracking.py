@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+if TYPE_CHECKING:
+    # torch needs the package, but this one does not.
+    from typing_extensions import Self
 
 __all__ = ["Tracker"]
 
@@ -44,7 +48,7 @@ class Tracker:
         self._copies: dict[str, list[Tensor]] = {}
         self._modes = ExitStack()
 
-    def __enter__(self) -> Tracker:
+    def __enter__(self) -> Self:
         self._look()
         self._modes.enter_context(_HandOuts(self))
         self._modes.enter_context(_Writes(self))
@@ -71,9 +75,7 @@ class Tracker:
 
     def _look(self) -> None:
         self._copies = {}
-        self._before = {
-            name: [_Memory(tensor) for tensor in tensors] for name, tensors in self._snapshot().items()
-        }
+        self._before = {name: [_Memory(tensor) for tensor in tensors] for name, tensors in self._snapshot().items()}
         self._by_storage = {}
         for name, memories in self._before.items():
             for memory in memories:
@@ -113,7 +115,7 @@ class _Memory:
         self.first = self.last = 0
         if self.storage is not None and local.numel():
             spans = ((size - 1) * stride for size, stride in zip(local.shape, local.stride(), strict=True))
-            self.first = local.storage_offset() * local.element_size()
+            self.first = int(local.storage_offset()) * local.element_size()
             self.last = self.first + (sum(spans) + 1) * local.element_size()
 
 
@@ -121,7 +123,7 @@ class _Writes(TorchDispatchMode):
     """Sees every operator and asks its schema which arguments it writes."""
 
     def __init__(self, tracker: Tracker) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
         self.tracker = tracker
 
     def __torch_dispatch__(

@@ -165,10 +165,10 @@ class Tree:
         for name, child in module._modules.items():
             if child is None:
                 continue
-            child = unwrap(child)
-            if id(child) not in known:
-                self._grow(child, join(path, name), known)
-            node.children[name] = known[id(child)]
+            inner = unwrap(child)
+            if id(inner) not in known:
+                self._grow(inner, join(path, name), known)
+            node.children[name] = known[id(inner)]
         return node
 
     @cached_property
@@ -266,7 +266,7 @@ def parameter(module: nn.Module, name: str) -> Tensor:
     """The parameter or buffer of that name, as it is now."""
     if name in parametrizations(module):
         return computed(module, name)
-    tensor = module._parameters.get(name)
+    tensor: Tensor | None = module._parameters.get(name)
     if tensor is None:
         tensor = module._buffers[name]
     if tensor is None:

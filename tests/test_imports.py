@@ -52,6 +52,7 @@ ORDER = [
     "tracking",
     "metrics",
     "report",
+    "materialize",
     "run",
     "engine",
     "modules",

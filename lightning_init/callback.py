@@ -1,0 +1,239 @@
+"""`InitWeightsCallback`: the initialisation at its place in a Trainer's run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch import callbacks
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_init import distributed
+from lightning_init.config import parse, plain
+from lightning_init.engine import execute
+from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
+from lightning_init.initializers.base import Initializer
+from lightning_init.loggers import CONTENTS, log_report, show
+from lightning_init.plan import check_configs
+from lightning_init.report import InitReport
+from lightning_init.settings import RngDevice, Settings, Sync
+from lightning_init.tree import Tree, unwrap
+
+__all__ = ["InitWeightsCallback"]
+
+_LABEL = "InitWeightsCallback.init_cfg"
+_HOOKS = ("setup", "configure_model")
+
+
+class InitWeightsCallback(callbacks.Callback):
+    """Initialises the LightningModule at the start of ``fit``, and logs what every layer started from.
+
+    It runs right after ``configure_model``: the layers of ``__init__``, ``setup`` and ``configure_model`` exist, and
+    neither a checkpoint is restored, nor an optimizer made, nor the module wrapped for DDP. A resumed run keeps the
+    restored weights. A module is initialised once; a second ``fit`` and ``validate``, ``test`` and ``predict`` leave
+    it alone, and so does ``is_init = True`` on it.
+
+    Args:
+        init_cfg: A rule or a list of rules, in place of the module's own ``init_cfg``; those of inner modules stand.
+        seed: The seed of the random streams. By default that of ``seed_everything`` if it was called, else one draw
+            from torch's default generator on rank zero.
+        rng_device: ``"auto"`` draws on a parameter's device, ``"cpu"`` gives the same bits on every kind of device.
+        strict: A rule without a match, and whatever else would be a warning, is an error.
+        require_all: A parameter that nothing wrote, or a checkpoint key that nothing took, is an error.
+        sync: ``"rank_zero_first"`` lets every rank read a checkpoint, rank zero before the others; with
+            ``"broadcast"`` rank zero alone reads, and the others receive.
+        log: What goes to the loggers and, for ``"table"``, to the console: some of ``"scalars"``, ``"table"``,
+            ``"histograms"``.
+
+    Attributes:
+        report: What every parameter started from; None before the first ``fit``, and in the main process of a
+            launcher that trains in others (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
+
+    Raises:
+        InitConfigError: Arguments or rules that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        init_cfg: Initializer | Mapping[str, Any] | Sequence[Initializer | Mapping[str, Any]] | None = None,
+        *,
+        seed: int | None = None,
+        rng_device: RngDevice = "auto",
+        strict: bool = False,
+        require_all: bool = False,
+        sync: Sync = "rank_zero_first",
+        log: str | Sequence[str] = ("scalars", "table"),
+    ) -> None:
+        self.settings = Settings(seed, rng_device, strict, require_all, sync)
+        parse(init_cfg, _LABEL)
+        self.init_cfg = plain(init_cfg)
+        # Not `log`: the Trainer puts the method of that name on every callback.
+        self.contents = _contents(log)
+        self.report: InitReport | None = None
+        self._restored = False
+        self._unlogged = False
+        self._held: CheckpointError | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Checks the configs, and arranges for the initialisation to follow ``configure_model``."""
+        if stage != "fit":
+            return
+        self._restored, self._unlogged, self._held = False, False, None
+        if getattr(pl_module, "is_init", False) is True:
+            rank_zero_info(f"{type(pl_module).__name__} is initialised already (is_init is True): its weights are kept")
+            return
+        distributed.together("the check of the configs", partial(self._check, trainer, pl_module))
+        _arm(pl_module, "setup", _after_setup)
+
+    def on_load_checkpoint(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Learns that the run is a resumed one."""
+        self._restored = True
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raises what was wrong with a checkpoint, unless the restored weights make it unimportant."""
+        if self._restored:
+            rank_zero_info("The run is resumed: the restored weights stand, whatever the init_cfg says")
+            pl_module.is_init = True  # type: ignore[assignment]  # a plain attribute
+            self._unlogged, self._held = False, None
+        if self._held is not None:
+            raise self._held
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the report, on rank zero."""
+        if self.report is None or not self._unlogged:
+            return
+        self._unlogged = False
+        if trainer.is_global_zero and self.contents:
+            self.report.measure(pl_module)
+            log_report(self.report, trainer.loggers, self.contents, pl_module)
+            if "table" in self.contents:
+                show(self.report)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leaves no trace on the module."""
+        _disarm(pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leaves no trace on the module."""
+        _disarm(pl_module)
+
+    def initialise(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Initialises the module as it is now, once; a checkpoint's error is held until the run is known to be new.
+
+        Raises:
+            InitError: Everything that `lightning_init.init_weights` raises, except a `CheckpointError`.
+        """
+        seed = self.settings.seed if self.settings.seed is not None else _seed_everything()
+        settings = Settings(
+            seed, self.settings.rng_device, self.settings.strict, self.settings.require_all, self.settings.sync
+        )
+        try:
+            self.report = execute(
+                unwrap(pl_module),
+                settings,
+                init_cfg=self.init_cfg,
+                label=_LABEL,
+                meta_to=trainer.strategy.root_device,
+                tell=rank_zero_info,
+            )
+        except CheckpointError as error:
+            self._held = error
+            return
+        self._unlogged = True
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the Trainer's connector
+            if _is_weight_averaging(callback):
+                # Its copy of the module, if it made one already, is of before.
+                callback.setup(trainer, pl_module, "fit")
+
+    def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        others = [callback for callback in _of(trainer) if callback is not self]
+        if others:
+            raise InitConfigError(
+                "a Trainer takes one InitWeightsCallback; give it a list of rules instead of a second"
+            )
+        _check_strategy(trainer.strategy)
+        check_configs(Tree(pl_module), self.init_cfg, _LABEL)
+
+
+def _contents(log: str | Sequence[str]) -> tuple[str, ...]:
+    given = (log,) if isinstance(log, str) else tuple(log)
+    faults = [
+        Fault("log", f"cannot hold {item!r}; {did_you_mean(str(item), CONTENTS)}")
+        for item in given
+        if item not in CONTENTS
+    ]
+    if faults:
+        raise InitConfigError(faults)
+    return given
+
+
+def _seed_everything() -> int | None:
+    """The seed that ``seed_everything`` left for the processes of the run."""
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return None if seed is None else int(seed)
+
+
+def _check_strategy(strategy: Strategy) -> None:
+    """Lets through the strategies under which parameters are plain tensors right after ``configure_model``."""
+    names = {cls.__name__ for cls in type(strategy).__mro__}
+    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy) or names & {"DeepSpeedStrategy", "XLAStrategy"}:
+        raise InitError(
+            f"InitWeightsCallback does not know how to initialise under {type(strategy).__name__}; it works on a "
+            f"single device and under DDP"
+        )
+
+
+def _of(trainer: pl.Trainer) -> list[InitWeightsCallback]:
+    found: list[callbacks.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the Trainer's connector
+    return [callback for callback in found if isinstance(callback, InitWeightsCallback)]
+
+
+def _is_weight_averaging(callback: callbacks.Callback) -> bool:
+    # Lightning has it since 2.6.
+    averaging = getattr(callbacks, "WeightAveraging", None)
+    return averaging is not None and isinstance(callback, averaging)
+
+
+# No hook of a callback lies between `configure_model` and the strategy's set-up. So `setup` and then `configure_model`
+# are replaced on the instance, each for one call. `configure_model` is armed only after `setup`, because
+# `WeightAveraging.setup` calls it before the module has made its layers. A partial of a function of this module can be
+# pickled and deep-copied, which a closure cannot, and Lightning looks through it to tell whether a hook is overridden.
+
+
+def _arm(pl_module: pl.LightningModule, hook: str, function: Any) -> None:
+    setattr(pl_module, hook, partial(function, pl_module, pl_module.__dict__.get(hook)))
+
+
+def _disarm(pl_module: pl.LightningModule) -> None:
+    for hook in _HOOKS:
+        armed = pl_module.__dict__.get(hook)
+        if isinstance(armed, partial) and armed.func in (_after_setup, _after_configure_model):
+            _put_back(pl_module, hook, armed.args[1])
+
+
+def _put_back(pl_module: pl.LightningModule, hook: str, original: Any) -> None:
+    delattr(pl_module, hook)
+    if original is not None:
+        setattr(pl_module, hook, original)
+
+
+def _after_setup(pl_module: pl.LightningModule, original: Any, *args: Any, **kwargs: Any) -> None:
+    _put_back(pl_module, "setup", original)
+    pl_module.setup(*args, **kwargs)
+    _arm(pl_module, "configure_model", _after_configure_model)
+
+
+def _after_configure_model(pl_module: pl.LightningModule, original: Any) -> None:
+    _put_back(pl_module, "configure_model", original)
+    pl_module.configure_model()
+    for callback in _of(pl_module.trainer):
+        callback.initialise(pl_module.trainer, pl_module)
