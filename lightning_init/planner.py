@@ -97,29 +97,44 @@ class Planner:
 
     def _protect(self, carrier: Node) -> None:
         for rule in _with_overrides(self._rules[carrier]):
-            if not rule.is_keep:
-                continue
-            tops = self._matching(rule.scope, carrier) if rule.scope else []
-            found = False
-            for top in tops:
-                for _, node in self.tree.below(top):
-                    if not rule.scope.params:
-                        self._kept_nodes.add(node)
-                    for slot in self.tree.held(node, with_buffers=True):
-                        attributes = [name for module, name in slot.places if module is node.module]
-                        if not rule.scope.params or any(rule.scope.takes(name, ()) for name in attributes):
-                            self.kept.setdefault(slot, rule.where)
-                            found = True
-            if not found:
-                self._matches_nothing(rule, carrier)
+            if rule.is_keep:
+                slots = self._protected(rule.scope, carrier)
+                self.kept.update({slot: rule.where for slot in slots if slot not in self.kept})
+                if not slots:
+                    self._matches_nothing(rule, carrier)
+
+    def _protected(self, scope: Scope, carrier: Node) -> list[Slot]:
+        """What a `Keep` rule covers: all at and below the modules it means, or their ``params``, or a parameter."""
+        if not scope:
+            return []
+        found: dict[Slot, None] = {}
+        for top in self._matching(scope, carrier):
+            for _, node in self.tree.below(top):
+                if not scope.params:
+                    self._kept_nodes.add(node)
+                for slot in self.tree.held(node, with_buffers=True):
+                    attributes = [name for module, name in slot.places if module is node.module]
+                    if not scope.params or any(scope.takes(name, ()) for name in attributes):
+                        found.setdefault(slot)
+        for path, node in self.tree.below(carrier) if scope.name else ():
+            for name in parameter_names(node.module):
+                if scope.takes(name, ()) and scope.has_layer(node.module) and scope.covers(join(path, name)):
+                    found.setdefault(self.tree.slot_of[node.module, name])
+        return list(found)
 
     def _matching(self, scope: Scope, carrier: Node) -> list[Node]:
-        """The modules that a scope names, without those below them."""
-        found: dict[Node, str] = {}
-        for path, node in self.tree.below(carrier):
-            inside = any(path == top or path.startswith(f"{top}.") or not top for top in found.values())
-            if not inside and scope.has_layer(node.module) and scope.covers(path):
-                found[node] = path
+        """The modules that a scope means, without those below them."""
+        found: dict[Node, None] = {}
+
+        def descend(node: Node, path: str, above: frozenset[Node]) -> None:
+            if scope.has_layer(node.module) and scope.covers(path):
+                found.setdefault(node)
+                return
+            for name, child in node.children.items():
+                if child not in above:
+                    descend(child, join(path, name), above | {child})
+
+        descend(carrier, "", frozenset({carrier}))
         return list(found)
 
     def _steps(self, node: Node) -> list[Step]:

@@ -309,8 +309,8 @@ class Run:
         tree = Tree(self.tree.root.module)
         if at is not None and at not in tree.nodes:
             tree = _apart(at)
-        slots = tree.slots if at is None else tree.covered(tree.nodes[at])
-        rows = [self._row(slot) for slot in tree.slots if slot in slots and not slot.is_buffer]
+        inside = None if at is None else tree.covered(tree.nodes[at])
+        rows = [self._row(slot) for slot in tree.slots if not slot.is_buffer and (inside is None or slot in inside)]
         untouched = [row.name for row in rows if row.source is None and not row.kept_by]
         if at is None and self.settings.require_all and untouched:
             raise InitConfigError([Fault(name, "nothing wrote it (require_all)") for name in untouched])
