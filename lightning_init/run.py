@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +25,16 @@ from lightning_init.plan import InitPlan, make_plan
 from lightning_init.report import Expected, InitReport, Row
 from lightning_init.rng import Stream, isolated
 from lightning_init.settings import Settings
-from lightning_init.steps import Call, Claim, Done, Fill, FillStep, Load, LoadStep, Step
+from lightning_init.steps import Call, Claim, Done, Fill, FillStep, Load, LoadStep, Step, settle
 from lightning_init.tracking import Tracker
 from lightning_init.tree import Slot, Tree, unwrap, write_slot
 
 __all__ = ["Run", "Written", "running", "warn"]
 
+_META = (
+    "is on the meta device, without storage: materialise it first, with to_empty(device=...), or leave that to "
+    "InitWeightsCallback"
+)
 _UNSET = "was built on the meta device, and no rule and no reset_parameters would set it; give it a rule"
 
 
@@ -40,6 +45,15 @@ class Written:
     source: str | None
     initializer: str | None = None
     expected: Expected | None = None
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A module's own ``init_weights`` while it runs."""
+
+    module: nn.Module
+    source: str
+    tracker: Tracker
 
 
 @dataclass
@@ -65,8 +79,9 @@ class Run:
     loads: list[LoadStep] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
-    _prepared: dict[nn.Module, tuple[Sequence[Step], frozenset[Claim]]] = field(default_factory=dict)
-    _methods: list[tuple[str, Tracker]] = field(default_factory=list)
+    _prepared: dict[nn.Module, Sequence[Step]] = field(default_factory=dict)
+    _methods: list[_Method] = field(default_factory=list)
+    _done: set[nn.Module] = field(default_factory=set)
     _checkpoints: list[Checkpoint] = field(default_factory=list)
 
     @contextmanager
@@ -87,8 +102,12 @@ class Run:
         self._checkpoints.append(checkpoint)
         return checkpoint
 
-    def admit(self, plan: InitPlan) -> None:
+    def admit(self, plan: InitPlan, *, is_part: bool = False) -> None:
         """Takes a plan's warnings and notes, and refuses what cannot or must not be executed.
+
+        Args:
+            plan: The plan.
+            is_part: It is that of a part, from within a method; what stays untouched shows only at the end.
 
         Raises:
             InitConfigError: Under ``strict`` or ``require_all``, because something cannot be written, or because
@@ -96,7 +115,8 @@ class Run:
         """
         faults = list(plan.warnings) if self.settings.strict else []
         if self.settings.require_all:
-            faults += [Fault(name, "no rule writes it (require_all)") for name in plan.untouched()]
+            untouched = [] if is_part else plan.untouched()
+            faults += [Fault(name, "no rule writes it (require_all)") for name in untouched]
             faults += [Fault(key, "nothing takes this key (require_all)") for key in plan.unexpected()]
         faults += [
             fault
@@ -104,7 +124,9 @@ class Run:
             if claim in plan.executed
             for fault in _unwritable(claim, may_be_meta=self.meta_to is not None)
         ]
-        if self.meta_to is not None:
+        if self.meta_to is None:
+            faults += [fault for call in plan.calls for fault in _lost(call, plan)]
+        elif not is_part:
             certain = {entry.name for entry in plan if entry.winner}
             self.meta = plan_meta(self.tree, {slot for slot in self.tree.slots if slot.name in certain})
             called = {name for entry in plan if entry.claims for name in (entry.name, *entry.aliases)}
@@ -147,18 +169,24 @@ class Run:
         if not alone and getattr(module, "is_init", False) is True:
             warn([f"{type(module).__name__} is initialised already (is_init is True); nothing was changed"])
             return self.report(module)
+        # What runs already is not called again from inside.
+        with_method = with_method and all(method.module is not module for method in self._methods)
         with self._between_writes():
-            prepared = None if with_method or init_cfg is not None else self._prepared.pop(module, None)
-            if prepared is None:
+            if module in self._prepared and not (alone or with_method or init_cfg is not None):
+                steps = [step for step in self._prepared.pop(module) if self._is_pending(step)]
+                self._steps(steps, frozenset(settle(steps)))
+            else:
                 plan = self._plan_part(module, init_cfg, alone=alone, with_method=with_method)
-                prepared = (plan.steps, plan.executed)
-            self._steps(*prepared)
+                self._steps(plan.steps, plan.executed)
         return self.report(module)
 
+    def _is_pending(self, step: Step) -> bool:
+        """Whether its module has not been initialised since the plan was made, from within a method."""
+        return step.owner is None or step.owner.module not in self._done
+
     def _plan_part(self, module: nn.Module, init_cfg: Any, *, alone: bool, with_method: bool) -> InitPlan:
-        if module not in self.tree.nodes:
-            # The method that is running has made new modules.
-            self.tree = Tree(self.tree.root.module)
+        # The method that is running may have made new modules and parameters.
+        self.tree = Tree(self.tree.root.module)
         tree = self.tree if module in self.tree.nodes else _apart(module)
         plan = make_plan(
             tree,
@@ -168,9 +196,10 @@ class Run:
             with_method=with_method,
             open_checkpoint=self.open_checkpoint,
             kept={slot: self.kept[slot.name] for slot in tree.slots if slot.name in self.kept},
+            loaded={slot: self.loaded[slot.name] for slot in tree.slots if slot.name in self.loaded},
         )
         known = len(self.warnings)
-        self.admit(plan)
+        self.admit(plan, is_part=True)
         warn(self.warnings[known:])
         return plan
 
@@ -180,17 +209,19 @@ class Run:
         if not self._methods:
             yield
             return
-        source, tracker = self._methods[-1]
-        self._attribute(source, tracker)
-        tracker.active = False
+        method = self._methods[-1]
+        self._attribute(method)
+        method.tracker.active = False
         try:
             yield
         finally:
-            tracker.take()
-            tracker.active = True
+            method.tracker.take()
+            method.tracker.active = True
 
     def _steps(self, steps: Sequence[Step], executed: frozenset[Claim]) -> None:
         for step in steps:
+            if not self._is_pending(step):
+                continue
             if isinstance(step, FillStep):
                 for claim in step.claims:
                     if claim in executed:
@@ -198,8 +229,9 @@ class Run:
             elif isinstance(step, LoadStep):
                 self._load(step, executed)
             elif isinstance(step, Call):
-                self._call(step, executed)
+                self._call(step)
             elif isinstance(step, Done):
+                self._done.add(step.node.module)
                 step.node.module.is_init = True  # type: ignore[assignment]  # a plain attribute, on any module
 
     def _fill(self, claim: Fill) -> None:
@@ -242,10 +274,10 @@ class Run:
         complete = not (match.missing or match.unexpected or match.mismatched)
         self.notes.append(f"{step.source}: {match.summary() if complete else match.table()}")
 
-    def _call(self, call: Call, executed: frozenset[Claim]) -> None:
+    def _call(self, call: Call) -> None:
         module, path = call.node.module, call.node.path
         if call.nested is not None:
-            self._prepared[module] = (call.nested, executed)
+            self._prepared[module] = call.nested
         places = {place: slot.name for slot in self.tree.slots for place in slot.places}
 
         def snapshot() -> dict[str, Sequence[torch.Tensor]]:
@@ -257,12 +289,13 @@ class Run:
 
         devices = {tensor.device for tensors in snapshot().values() for tensor in tensors}
         with isolated(self._seed, path, devices), Tracker(snapshot) as tracker:
-            self._methods.append((call.source, tracker))
+            method = _Method(module, call.source, tracker)
+            self._methods.append(method)
             try:
                 module.init_weights()  # type: ignore[operator]  # methods.own_method has looked at it
             finally:
                 self._methods.pop()
-            self._attribute(call.source, tracker)
+            self._attribute(method)
         if self._prepared.pop(module, None) is not None and any(
             isinstance(s, FillStep | LoadStep) for s in call.nested or ()
         ):
@@ -271,8 +304,9 @@ class Run:
                 f"the modules below were not run"
             )
 
-    def _attribute(self, source: str, tracker: Tracker) -> None:
-        for name in tracker.take():
+    def _attribute(self, method: _Method) -> None:
+        source = method.source
+        for name in method.tracker.take():
             if name in self.loaded:
                 self._warn_after(
                     f"{source} writes over {name!r}, which the checkpoint of {self.loaded.pop(name)} loaded"
@@ -348,7 +382,11 @@ running: ContextVar[Run | None] = ContextVar("lightning_init_running", default=N
 def warn(told: Sequence[str]) -> None:
     """One warning that lists everything, on rank zero."""
     if told and distributed.rank() == 0:
-        warnings.warn("\n  - ".join(["", *told]).strip() if len(told) > 1 else told[0], InitWarning, stacklevel=2)
+        frame, level = sys._getframe(), 1  # noqa: SLF001 - the way to the user's line, whatever the depth
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+            frame, level = frame.f_back, level + 1
+        lines = told if len(told) == 1 else [f"{len(told)} things that are probably not meant:", *told]
+        warnings.warn("\n  - ".join(lines), InitWarning, stacklevel=level)
 
 
 def _apart(module: nn.Module) -> Tree:
@@ -356,12 +394,18 @@ def _apart(module: nn.Module) -> Tree:
     return Tree(module, f"({type(module).__name__})")
 
 
+def _lost(call: Call, plan: InitPlan) -> Iterator[Fault]:
+    """What a method would write in vain."""
+    lost = [slot.name for slot in call.covers if slot.is_meta and slot not in plan.kept]
+    if lost:
+        yield Fault(call.source, f"{min(lost)!r} {_META}")
+
+
 def _unwritable(claim: Claim, *, may_be_meta: bool) -> Iterator[Fault]:
     """What keeps a claim from being written to the module as it is now."""
     slot = claim.slot
     if slot.is_meta and not may_be_meta:
-        told = "is on the meta device, without storage: materialise it first, with to_empty(device=...)"
-        yield Fault(claim.source, f"{slot.name!r} {told}, or leave that to InitWeightsCallback")
+        yield Fault(claim.source, f"{slot.name!r} {_META}")
     elif slot.parts and not slot.is_meta and not (isinstance(claim, Load) and claim.part):
         reason = obstacle(*slot.places[0])
         if reason:
