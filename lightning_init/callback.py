@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning_init.engine import execute
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
 from lightning_init.initializers.base import Initializer
 from lightning_init.loggers import CONTENTS, log_report, show
+from lightning_init.materialize import materialize
 from lightning_init.plan import check_configs
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
@@ -50,8 +52,9 @@ class InitWeightsCallback(callbacks.Callback):
             ``"histograms"``.
 
     Attributes:
-        report: What every parameter started from; None before the first ``fit``, and in the main process of a
-            launcher that trains in others (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
+        report: What every parameter of the module in the last ``fit`` started from. None before it, for a module whose
+            weights come from elsewhere (a resumed run, ``is_init``), and in the main process of a launcher that trains
+            in others (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
 
     Raises:
         InitConfigError: Arguments or rules that cannot be meant.
@@ -68,12 +71,19 @@ class InitWeightsCallback(callbacks.Callback):
         sync: Sync = "rank_zero_first",
         log: str | Sequence[str] = ("scalars", "table"),
     ) -> None:
+        faults = [
+            *_faults(lambda: Settings(seed, rng_device, strict, require_all, sync), "InitWeightsCallback"),
+            *_faults(lambda: _contents(log), "InitWeightsCallback"),
+            *_faults(lambda: parse(init_cfg, _LABEL)),
+        ]
+        if faults:
+            raise InitConfigError(faults)
         self.settings = Settings(seed, rng_device, strict, require_all, sync)
-        parse(init_cfg, _LABEL)
         self.init_cfg = plain(init_cfg)
         # Not `log`: the Trainer puts the method of that name on every callback.
         self.contents = _contents(log)
         self.report: InitReport | None = None
+        self._restoring = False
         self._restored = False
         self._unlogged = False
         self._held: CheckpointError | None = None
@@ -82,7 +92,12 @@ class InitWeightsCallback(callbacks.Callback):
         """Checks the configs, and arranges for the initialisation to follow ``configure_model``."""
         if stage != "fit":
             return
-        self._restored, self._unlogged, self._held = False, False, None
+        # First in line, so that the callbacks that search a batch size or learning rate, and restore a checkpoint of
+        # their own after it, do so behind our `on_fit_start`.
+        trainer.callbacks = sorted(_callbacks(trainer), key=lambda other: other is not self)  # type: ignore[attr-defined]
+        self._restoring, self._restored, self._held = True, False, None
+        if self.report is None or not self.report.is_of(pl_module):
+            self.report, self._unlogged = None, False
         if getattr(pl_module, "is_init", False) is True:
             rank_zero_info(f"{type(pl_module).__name__} is initialised already (is_init is True): its weights are kept")
             return
@@ -95,15 +110,18 @@ class InitWeightsCallback(callbacks.Callback):
         pl_module: pl.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Learns that the run is a resumed one."""
-        self._restored = True
+        """Learns that the run is a resumed one; what is restored later, a search of the learning rate has saved."""
+        self._restored = self._restored or self._restoring
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raises what was wrong with a checkpoint, unless the restored weights make it unimportant."""
+        self._restoring = False
         if self._restored:
             rank_zero_info("The run is resumed: the restored weights stand, whatever the init_cfg says")
             pl_module.is_init = True  # type: ignore[assignment]  # a plain attribute
-            self._unlogged, self._held = False, None
+            if self._unlogged:
+                self.report, self._unlogged = None, False
+            self._held = None
         if self._held is not None:
             raise self._held
 
@@ -147,16 +165,18 @@ class InitWeightsCallback(callbacks.Callback):
             )
         except CheckpointError as error:
             self._held = error
+            # A restore, and the strategy, need storage.
+            materialize(Tree(pl_module), trainer.strategy.root_device)
             return
         self._unlogged = True
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by the Trainer's connector
+        for callback in _callbacks(trainer):
             if _is_weight_averaging(callback):
                 # Its copy of the module, if it made one already, is of before.
-                callback.setup(trainer, pl_module, "fit")
+                with _configured(pl_module):
+                    callback.setup(trainer, pl_module, "fit")
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        others = [callback for callback in _of(trainer) if callback is not self]
-        if others:
+        if len(_of(trainer)) > 1:
             raise InitConfigError(
                 "a Trainer takes one InitWeightsCallback; give it a list of rules instead of a second"
             )
@@ -164,7 +184,17 @@ class InitWeightsCallback(callbacks.Callback):
         check_configs(Tree(pl_module), self.init_cfg, _LABEL)
 
 
+def _faults(check: Callable[[], object], where: str = "") -> Sequence[Fault]:
+    try:
+        check()
+    except InitConfigError as error:
+        return [fault.below(where) for fault in error.faults] if where else error.faults
+    return []
+
+
 def _contents(log: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(log, Sequence):
+        raise InitConfigError([Fault("log", f"must be some of {CONTENTS}, got {log!r}")])
     given = (log,) if isinstance(log, str) else tuple(log)
     faults = [
         Fault("log", f"cannot hold {item!r}; {did_you_mean(str(item), CONTENTS)}")
@@ -192,15 +222,30 @@ def _check_strategy(strategy: Strategy) -> None:
         )
 
 
-def _of(trainer: pl.Trainer) -> list[InitWeightsCallback]:
+def _callbacks(trainer: pl.Trainer) -> list[callbacks.Callback]:
     found: list[callbacks.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the Trainer's connector
-    return [callback for callback in found if isinstance(callback, InitWeightsCallback)]
+    return found
+
+
+def _of(trainer: pl.Trainer) -> list[InitWeightsCallback]:
+    return [callback for callback in _callbacks(trainer) if isinstance(callback, InitWeightsCallback)]
 
 
 def _is_weight_averaging(callback: callbacks.Callback) -> bool:
     # Lightning has it since 2.6.
     averaging = getattr(callbacks, "WeightAveraging", None)
     return averaging is not None and isinstance(callback, averaging)
+
+
+@contextmanager
+def _configured(pl_module: pl.LightningModule) -> Iterator[None]:
+    """Keeps `WeightAveraging.setup` from calling ``configure_model`` again, which may make the layers anew."""
+    original = pl_module.__dict__.get("configure_model")
+    pl_module.configure_model = partial(pl.LightningModule.configure_model, pl_module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        _put_back(pl_module, "configure_model", original)
 
 
 # No hook of a callback lies between `configure_model` and the strategy's set-up. So `setup` and then `configure_model`

@@ -57,10 +57,12 @@ def show(report: InitReport) -> None:
     if sys.stdout.isatty() and importlib.util.find_spec("rich"):
         from rich.console import Console  # noqa: PLC0415 - an optional extra
         from rich.table import Table  # noqa: PLC0415 - an optional extra
+        from rich.text import Text  # noqa: PLC0415 - an optional extra
 
         table = Table(*header, title="Initialised weights")
         for cells in rows:
-            table.add_row(*cells)
+            # As plain text: a pattern or a prefix in brackets is no markup.
+            table.add_row(*map(Text, cells))
         Console().print(table)
     else:
         print(columns([header, *rows]))  # noqa: T201 - this is what the function is for
@@ -103,7 +105,7 @@ def _scalars(report: InitReport) -> dict[str, float]:
         f"init/{row.name}/{name}": value
         for row in report
         for name, value in (row.statistics or {}).items()
-        if not math.isnan(value) or (row.statistics or {}).get("nonfinite")
+        if not math.isnan(value) or math.prod(row.shape) >= (2 if name == "std" else 1)
     }
 
 

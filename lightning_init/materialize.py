@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_init.errors import Fault, InitConfigError
+from lightning_init.rng import isolated
 from lightning_init.tree import Node, Slot, Tree, join
 
-__all__ = ["MetaPlan", "allocate", "plan_meta"]
+__all__ = ["UNSET", "MetaPlan", "allocate", "materialize", "plan_meta"]
+
+UNSET = "was built on the meta device, and no rule and no reset_parameters would set it; give it a rule"
+"""What is wrong with a tensor that would stay unset memory."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,13 @@ def plan_meta(tree: Tree, written: Collection[Slot]) -> MetaPlan:
         tree: The module tree.
         written: The slots that rules and checkpoints write.
     """
+    slot_of: dict[tuple[nn.Module, str], Slot] = dict(tree.slot_of)
+    for slot in tree.slots:
+        slot_of.update({(part.owner, part.attribute): slot for part in slot.parts.values()})
     resets = []
     unset = []
     for node in tree.nodes.values():
-        held = {name: tree.slot_of.get((node.module, name)) for name, _ in _on_meta(node.module)}
-        lacking = [name for name, slot in held.items() if slot is None or slot not in written]
+        lacking = [name for name, _ in _on_meta(node.module) if slot_of.get((node.module, name)) not in written]
         if lacking and callable(getattr(node.module, "reset_parameters", None)):
             resets.append(node)
         else:
@@ -65,6 +72,25 @@ def allocate(tree: Tree, device: torch.device) -> None:
                 made[id(tensor)] = empty
             held: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
             held[name] = made[id(tensor)]
+
+
+def materialize(tree: Tree, device: torch.device) -> None:
+    """Gives storage to a tree whose parameters and persistent buffers a restore will set; the rest is reset.
+
+    Args:
+        tree: The module tree; nothing happens if it has nothing on ``meta``.
+        device: Where to.
+
+    Raises:
+        InitConfigError: A buffer that no checkpoint holds has no ``reset_parameters`` either.
+    """
+    plan = plan_meta(tree, tree.slots)
+    if plan.unset:
+        raise InitConfigError([Fault(name, UNSET) for name in plan.unset])
+    allocate(tree, device)
+    for node in plan.resets:
+        with isolated(0, node.path, {device}):
+            node.module.reset_parameters()  # type: ignore[operator]  # plan_meta has looked at it
 
 
 def _on_meta(module: nn.Module) -> list[tuple[str, Tensor]]:

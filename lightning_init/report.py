@@ -17,7 +17,7 @@ from lightning_init.errors import InitError, did_you_mean
 from lightning_init.initializers.laws import Law
 from lightning_init.metrics import STATISTICS, statistics_of
 from lightning_init.text import columns, markdown
-from lightning_init.tree import slots
+from lightning_init.tree import slots, unwrap
 
 __all__ = ["Expected", "InitReport", "Row"]
 
@@ -140,6 +140,10 @@ class InitReport:
             if name == row.name or name in row.aliases:
                 return row
         raise KeyError(f"no parameter {name!r}; {did_you_mean(name, (row.name for row in self.rows))}")
+
+    def is_of(self, module: nn.Module) -> bool:
+        """It is about this very module; a report that was pickled does not know any more."""
+        return self._module is not None and self._module() is unwrap(module)
 
     @property
     def untouched(self) -> list[str]:

@@ -19,7 +19,7 @@ from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit, copy_
 from lightning_init.digests import digest
 from lightning_init.errors import Fault, InitConfigError, InitWarning
-from lightning_init.materialize import MetaPlan, allocate, plan_meta
+from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta
 from lightning_init.parametrized import obstacle
 from lightning_init.plan import InitPlan, make_plan
 from lightning_init.report import Expected, InitReport, Row
@@ -35,7 +35,6 @@ _META = (
     "is on the meta device, without storage: materialise it first, with to_empty(device=...), or leave that to "
     "InitWeightsCallback"
 )
-_UNSET = "was built on the meta device, and no rule and no reset_parameters would set it; give it a rule"
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Run:
             certain = {entry.name for entry in plan if entry.winner}
             self.meta = plan_meta(self.tree, {slot for slot in self.tree.slots if slot.name in certain})
             called = {name for entry in plan if entry.claims for name in (entry.name, *entry.aliases)}
-            faults += [Fault(name, _UNSET) for name in self.meta.unset if name not in called]
+            faults += [Fault(name, UNSET) for name in self.meta.unset if name not in called]
         if faults:
             raise InitConfigError(faults)
         self.warnings += [str(fault) for fault in plan.warnings]
@@ -151,7 +150,7 @@ class Run:
             running.reset(token)
         unset = [name for name in self.meta.unset if name not in self.written]
         if unset:
-            raise InitConfigError([Fault(name, _UNSET) for name in unset])
+            raise InitConfigError([Fault(name, UNSET) for name in unset])
 
     def _materialise(self) -> None:
         if self.meta_to is None:
