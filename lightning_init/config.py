@@ -12,12 +12,16 @@ from typing import Any
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import Fault, InitConfigError, did_you_mean
 from lightning_init.initializers.base import INITIALIZERS, Initializer
+from lightning_init.initializers.constant import ConstantInit
 from lightning_init.initializers.keep import KeepInit
 from lightning_init.scope import NamePattern, Scope, layer_names, strings
 
-__all__ = ["Rule", "carried_by", "parse", "plain"]
+__all__ = ["Rule", "carried_by", "parse", "plain", "read"]
 
 _SCOPE = ("layer", "name", "params")
+
+# Where a rule is faulty, so that what else is wrong can be looked for around it; it never comes to be executed.
+_STAND_IN = ConstantInit(0)
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,20 @@ def parse(init_cfg: Any, where: str = "init_cfg") -> tuple[Rule, ...]:
     >>> parse(dict(type="Normal", layer="Linear", std=0.01))[0].initializer.std
     0.01
     """
-    faults: list[Fault] = []
-    rules = _Parser(faults).rules(init_cfg, where)
+    rules, faults = read(init_cfg, where)
     if faults:
         raise InitConfigError(faults)
     return rules
+
+
+def read(init_cfg: Any, where: str = "init_cfg") -> tuple[tuple[Rule, ...], list[Fault]]:
+    """Reads a config as `parse` does, and tells its faults instead of raising them.
+
+    Returns:
+        The rules, with a stand-in for the initializer of a faulty one, and the faults.
+    """
+    faults: list[Fault] = []
+    return _Parser(faults).rules(init_cfg, where), faults
 
 
 class _Parser:
@@ -94,8 +107,7 @@ class _Parser:
         if init_cfg is None:
             return ()
         if isinstance(init_cfg, Mapping | Initializer):
-            rule = self.rule(init_cfg, where, around)
-            return (rule,) if rule else ()
+            return (self.rule(init_cfg, where, around),)
         if not isinstance(init_cfg, Sequence) or isinstance(init_cfg, str | bytes):
             self.fault(where, f"must be a rule (a mapping) or a list of rules, got {_shown(init_cfg)}")
             return ()
@@ -108,7 +120,7 @@ class _Parser:
         self.fault(where, f"must be a rule, a mapping such as dict(type='Normal', layer='Linear'), got {_shown(item)}")
         return None
 
-    def rule(self, given: Mapping[str, Any] | Initializer, where: str, around: Mapping[str, Any] | None) -> Rule | None:
+    def rule(self, given: Mapping[str, Any] | Initializer, where: str, around: Mapping[str, Any] | None) -> Rule:
         before = len(self.faults)
         if isinstance(given, Initializer):
             given = {"type": given}
@@ -120,17 +132,17 @@ class _Parser:
         kind = config.pop("type", None)
         arguments = {key: value for key, value in config.items() if key not in _SCOPE}
         initializer = self.initializer(kind, arguments, where)
-        if initializer is not None and not scope.layer and around is None:
+        if len(self.faults) > before:
+            # The fault is told here, and not again where an override takes the arguments of this rule.
+            initializer, kind, arguments = _STAND_IN, _STAND_IN, {}
+        if not scope.layer and around is None:
             scope = Scope(tuple(getattr(initializer, "layer", ())), scope.name, scope.params)
         inherited = {"type": kind, **arguments, **({"params": config["params"]} if "params" in config else {})}
-        overrides = self.rules(override, f"{where}.override", inherited)
-        if initializer is None or len(self.faults) > before:
-            return None
         return Rule(
             where,
             initializer,
             scope,
-            overrides,
+            self.rules(override, f"{where}.override", inherited),
             is_override=around is not None,
             bias_by_initializer=scope.only_bias and not {"bias", "bias_prob"} & set(arguments),
         )
@@ -139,7 +151,7 @@ class _Parser:
         """An override completed by the rule around it."""
         if config.get("name") is None:
             self.fault(where, "an override must have a `name` (an attribute, a dotted path or a pattern)")
-        arguments = sorted(set(config) - {"name"})
+        arguments = sorted(set(config) - {"name"}, key=str)
         if not arguments:
             return {**around, **config}
         if "type" not in config:
@@ -148,7 +160,7 @@ class _Parser:
                 f"has {', '.join(map(repr, arguments))} but no `type`; give its `type`, or its `name` "
                 f"alone to take the arguments of the rule around it",
             )
-            return {**around, "name": config.get("name")}
+            return {"type": _STAND_IN, "name": config.get("name")}
         return config
 
     def scope(self, config: Mapping[str, Any], where: str, *, is_override: bool) -> Scope:
@@ -170,12 +182,18 @@ class _Parser:
         # MMEngine takes a `layer` in an override and does not look at it.
         return Scope(() if is_override else layer, name, params)
 
-    def initializer(self, kind: Any, arguments: dict[str, Any], where: str) -> Initializer | None:
+    def initializer(self, kind: Any, arguments: dict[str, Any], where: str) -> Initializer:
         if isinstance(kind, Initializer):
+            for key in arguments:
+                self.fault(
+                    f"{where}.{key}",
+                    f"stands beside an initializer that is built already, {kind.describe()}; "
+                    f"give it to that, or the class as `type`",
+                )
             return kind
         cls = self.initializer_class(kind, where)
         if cls is None:
-            return None
+            return _STAND_IN
         signature = inspect.signature(cls).parameters
         accepted = [name for name in signature if name != "layer"]
         open_ended = any(known.kind is known.VAR_KEYWORD for known in signature.values())
@@ -190,7 +208,7 @@ class _Parser:
         for key in missing:
             self.fault(f"{where}.{key}", f"{INITIALIZERS.name_of(cls)} cannot do without it")
         if missing:
-            return None
+            return _STAND_IN
         usable = {key: value for key, value in arguments.items() if key not in unknown}
         try:
             return cls(**usable)
@@ -198,7 +216,7 @@ class _Parser:
             self.below(where, error)
         except (TypeError, ValueError) as error:
             self.fault(where, str(error))
-        return None
+        return _STAND_IN
 
     def initializer_class(self, kind: Any, where: str) -> type[Initializer] | None:
         if kind is None:
@@ -206,7 +224,11 @@ class _Parser:
             return None
         cls: Any = kind
         if isinstance(kind, str):
-            cls = INITIALIZERS.get(kind) or _imported(kind)
+            try:
+                cls = INITIALIZERS.get(kind) or _imported(kind)
+            except ImportError as error:
+                self.fault(f"{where}.type", f"{kind!r} cannot be imported: {error}")
+                return None
             if cls is None:
                 self.fault(f"{where}.type", INITIALIZERS.unknown(kind))
                 return None
@@ -232,14 +254,22 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 def _imported(path: str) -> Any:
-    """What a dotted path names; None if it does not lead anywhere."""
+    """What a dotted path names; None if it does not lead anywhere.
+
+    Raises:
+        ImportError: It leads to a module that fails to import something itself.
+    """
     module, _, attribute = path.rpartition(".")
-    if not module:
+    if not module.strip("."):
         return None
     try:
         return getattr(importlib.import_module(module), attribute, None)
-    except (ImportError, TypeError, ValueError):
+    except (TypeError, ValueError):
         return None
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            return None
+        raise
 
 
 def _shown(value: Any) -> str:
@@ -249,4 +279,5 @@ def _shown(value: Any) -> str:
 def carried_by(module: Any) -> Any:
     """The ``init_cfg`` of a module's instance or class; None if it has none or an empty one."""
     init_cfg = getattr(module, "init_cfg", None)
-    return None if isinstance(init_cfg, Mapping | Sequence) and len(init_cfg) == 0 else init_cfg
+    is_list = isinstance(init_cfg, Mapping | Sequence) and not isinstance(init_cfg, str | bytes)
+    return None if is_list and len(init_cfg) == 0 else init_cfg

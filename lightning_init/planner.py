@@ -9,8 +9,8 @@ from typing import Any
 from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.match import Target
 from lightning_init.checkpoint.pretrained import PretrainedInit
-from lightning_init.config import Rule, carried_by, parse
-from lightning_init.errors import Fault, InitConfigError, InitError, did_you_mean
+from lightning_init.config import Rule, carried_by, read
+from lightning_init.errors import Fault, InitError, did_you_mean
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.methods import own_method
 from lightning_init.scope import NamePattern, Scope, is_layer
@@ -83,22 +83,19 @@ class Planner:
             label = self._given_label if replaced else join(self._label(node), "init_cfg")
             self._parse(node, given, label)
             self._protect(node)
-            waiting.extend(node.children.values())
+            waiting.extend(reversed(node.children.values()))
 
     def _label(self, node: Node) -> str:
         return join(type(self.tree.root.module).__name__, node.path)
 
     def _parse(self, node: Node, init_cfg: Any, where: str) -> None:
-        try:
-            self._rules[node] = parse(init_cfg, where)
-        except InitConfigError as error:
-            self.faults.extend(error.faults)
-            self._rules[node] = ()
+        self._rules[node], faults = read(init_cfg, where)
+        self.faults.extend(faults)
 
     def _protect(self, carrier: Node) -> None:
         for rule in _with_overrides(self._rules[carrier]):
             if rule.is_keep:
-                slots = self._protected(rule.scope, carrier)
+                slots = self._protected(self._resolved(rule, carrier).scope, carrier)
                 self.kept.update({slot: rule.where for slot in slots if slot not in self.kept})
                 if not slots:
                     self._matches_nothing(rule, carrier)
@@ -150,7 +147,8 @@ class Planner:
     def _inner_steps(self, node: Node, *, with_method: bool = True) -> list[Step]:
         """The four steps of a module: its rules, its children, its method, its checkpoints."""
         rules = self._rules[node]
-        steps = [step for rule in rules if not rule.is_pretrained for step in self._rule_steps(rule, node)]
+        steps: list[Step] = [
+            step for rule in rules if not rule.is_pretrained for step in self._rule_steps(rule, node)]
         for child in node.children.values():
             steps += self._steps(child)
         method = own_method(node.module)
@@ -164,6 +162,7 @@ class Planner:
         return steps
 
     def _rule_steps(self, rule: Rule, carrier: Node) -> Iterator[Step]:
+        self._unknown_layers(rule, carrier)
         if isinstance(rule.initializer, PretrainedInit):
             yield from self._load_steps(rule, rule.initializer, carrier)
         elif isinstance(rule.initializer, WeightInitializer):
@@ -174,8 +173,7 @@ class Planner:
     def _fill_step(self, rule: Rule, initializer: WeightInitializer, carrier: Node) -> FillStep:
         claims: dict[Slot, Fill] = {}
         kept = False
-        if rule.is_override:
-            rule = self._resolved(rule, carrier)
+        rule = self._resolved(rule, carrier)
         for path, node in self.tree.below(carrier) if rule.scope else ():
             if not rule.scope.has_layer(node.module):
                 continue
@@ -189,13 +187,12 @@ class Planner:
             self._refuse_old_hooks(rule, path, node)
         if not claims and not kept and (rule.scope or not rule.overrides):
             self._matches_nothing(rule, carrier)
-        self._unknown_layers(rule, carrier)
         return FillStep(tuple(claims.values()))
 
     def _resolved(self, rule: Rule, carrier: Node) -> Rule:
         """An override whose name exists; an attribute that leads to a module of the tree counts (a property, say)."""
         pattern = rule.scope.name
-        if pattern is None or any(pattern.covers(name) for name in self._names_below(carrier)):
+        if not rule.is_override or pattern is None or any(pattern.covers(name) for name in self._names_below(carrier)):
             return rule
         target: Any = carrier.module
         for part in pattern.text.split("."):
@@ -233,25 +230,29 @@ class Planner:
             )
 
     def _matches_nothing(self, rule: Rule, carrier: Node) -> None:
-        scope = rule.scope
-        if not scope:
-            told = "has no layer, name, params or override, so it matches nothing"
-        else:
-            given = {"layer": scope.layer, "name": scope.name and scope.name.text, "params": scope.params}
-            told = ", ".join(f"{key}={_shown(value)}" for key, value in given.items() if value)
-            told = f"{told} matches nothing in {self._label(carrier)}"
-            if scope.name is not None:
-                told += f"; {did_you_mean(scope.name.text, self._names_below(carrier))}"
-            elif scope.params:
-                told += f"; {did_you_mean(scope.params[0], self._attributes(carrier))}"
-            elif any(scope.has_layer(node.module) for _, node in self.tree.below(carrier)):
-                told += " that has a weight or a bias; name what it has with `params`"
-            else:
-                return  # told by _unknown_layers, name by name
-        self.warnings.append(Fault(rule.where, told))
+        told = self._why_nothing(rule.scope, carrier)
+        if told:
+            self.warnings.append(Fault(rule.where, told))
 
-    def _attributes(self, carrier: Node) -> set[str]:
-        return {name for _, node in self.tree.below(carrier) for name in parameter_names(node.module)}
+    def _why_nothing(self, scope: Scope, carrier: Node) -> str:
+        """Why a scope covers no parameter; empty where `_unknown_layers` tells it, name by name."""
+        if not scope:
+            return "has no layer, name, params or override, so it matches nothing"
+        given = {"layer": scope.layer, "name": scope.name and scope.name.text, "params": scope.params}
+        told = ", ".join(f"{key}={_shown(value)}" for key, value in given.items() if value)
+        told = f"{told} matches nothing in {self._label(carrier)}"
+        if scope.name is not None and not any(map(scope.covers, self._names_below(carrier))):
+            return f"{told}; {did_you_mean(scope.name.text, self._names_below(carrier))}"
+        modules = [node.module for path, node in self.tree.below(carrier) if scope.covers(path)]
+        modules = [module for module in modules if scope.has_layer(module)]
+        if modules and scope.params:
+            attributes = {name for module in modules for name in parameter_names(module)}
+            return f"{told}; {did_you_mean(scope.params[0], attributes)}"
+        if modules:
+            return f"{told} that has a weight or a bias; name what it has with `params`"
+        if scope.name is None:
+            return ""
+        return told if scope.layer else f"{told} but single parameters; name these with `params`"
 
     def _unknown_layers(self, rule: Rule, carrier: Node) -> None:
         classes = {type(node.module): node.module for _, node in self.tree.below(carrier)}
