@@ -99,6 +99,7 @@ class InitWeightsCallback(callbacks.Callback):
         if self.report is None or not self.report.is_of(pl_module):
             self.report, self._unlogged = None, False
         if getattr(pl_module, "is_init", False) is True:
+            distributed.together("nothing, since is_init is True", lambda: None)
             rank_zero_info(f"{type(pl_module).__name__} is initialised already (is_init is True): its weights are kept")
             return
         distributed.together("the check of the configs", partial(self._check, trainer, pl_module))
@@ -130,11 +131,7 @@ class InitWeightsCallback(callbacks.Callback):
         if self.report is None or not self._unlogged:
             return
         self._unlogged = False
-        if trainer.is_global_zero and self.contents:
-            self.report.measure(pl_module)
-            log_report(self.report, trainer.loggers, self.contents, pl_module)
-            if "table" in self.contents:
-                show(self.report)
+        distributed.from_rank_zero("the log", partial(self._log_report, self.report, trainer, pl_module))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leaves no trace on the module."""
@@ -150,7 +147,9 @@ class InitWeightsCallback(callbacks.Callback):
         Raises:
             InitError: Everything that `lightning_init.init_weights` raises, except a `CheckpointError`.
         """
-        seed = self.settings.seed if self.settings.seed is not None else _seed_everything()
+        # It may differ between processes, as `seed_everything(seed + rank)` makes it.
+        everything = distributed.from_rank_zero("the seed of seed_everything", _seed_everything)
+        seed = self.settings.seed if self.settings.seed is not None else everything
         settings = Settings(
             seed, self.settings.rng_device, self.settings.strict, self.settings.require_all, self.settings.sync
         )
@@ -174,6 +173,13 @@ class InitWeightsCallback(callbacks.Callback):
                 # Its copy of the module, if it made one already, is of before.
                 with _configured(pl_module):
                     callback.setup(trainer, pl_module, "fit")
+
+    def _log_report(self, report: InitReport, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.contents:
+            report.measure(pl_module)
+            log_report(report, trainer.loggers, self.contents, pl_module)
+        if "table" in self.contents:
+            show(report)
 
     def _check(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if len(_of(trainer)) > 1:

@@ -2,36 +2,72 @@
 
 Everything crosses ranks as an *outcome*, a value or an error, and through one primitive. A rank that fails posts its
 error to whichever exchange the others are waiting in, so nobody is left at a barrier and every rank raises.
+
+Exchanges nest. A failure in one that all ranks take part in is an exception like others: whoever catches it goes on,
+and the exchange around it follows. Ranks that meet in different exchanges have lost each other: what is raised then
+ends the outermost exchange on every rank, even if something in between catches it, since no other would be answered.
 """
 
 from __future__ import annotations
 
+import pickle
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from lightning_init.errors import Fault, InitError, RankError
+from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, RankError
 
 __all__ = ["agree", "from_rank_zero", "one_first", "rank", "together", "world_size"]
 
 T = TypeVar("T")
 
+# What an error of several ranks is raised as: the first of these that one of them is. Classes of users are not sent,
+# since another process may lack them.
+_KINDS = (InitConfigError, RankError, CheckpointError, InitError)
+
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one rank reports of one stage."""
+    """What one rank reports of one exchange.
 
-    stage: str
+    Attributes:
+        place: The stages that the rank is in, from the outermost.
+        value: What it has to tell.
+        kind: The class of an error of this library.
+        faults: What that error says.
+        crash: Any other error, with its traceback.
+    """
+
+    place: tuple[str, ...]
     value: Any = None
-    error: InitError | None = None
-    crash: str | None = None
+    kind: type[InitError] | None = None
+    faults: tuple[Fault, ...] = ()
+    crash: str = ""
 
     @property
-    def failed(self) -> bool:
-        return self.error is not None or self.crash is not None
+    def where(self) -> str:
+        return " of ".join(map(repr, reversed(self.place)))
+
+
+@dataclass
+class _Talk:
+    """The exchange that runs, with those that it is nested in.
+
+    Attributes:
+        place: Their stages, from the outermost.
+        lost: What was raised when the ranks met in different exchanges.
+    """
+
+    place: list[str] = field(default_factory=list)
+    lost: Exception | None = None
+
+
+_talk: ContextVar[_Talk | None] = ContextVar("lightning_init_talk", default=None)
 
 
 def world_size() -> int:
@@ -55,39 +91,63 @@ def together(stage: str, run: Callable[[], T]) -> T:
         What ``run`` returned on this rank.
 
     Raises:
-        InitError: Another rank raised it; the message names that rank.
+        InitError: A rank raised it, or several did; the message names them unless all raised the same.
         RankError: Another rank raised something else, or is at another stage.
     """
-    value, failure = _attempt(stage, run)
-    _exchange(_Outcome(stage) if failure is None else failure[0], failure and failure[1])
+    if world_size() == 1:
+        return run()
+    with _inside(stage) as talk:
+        value, failure = _attempt(run)
+        _exchange(talk, failure=failure)
     return value  # type: ignore[return-value]  # a failure has been raised by now
 
 
 def one_first(stage: str, run: Callable[[], T]) -> T:
     """Runs something on rank zero, then, if that went well, on the other ranks.
 
-    Args and errors are those of `together`.
+    Args:
+        stage: As for `together`.
+        run: What to do, without exchanges in it.
+
+    Returns:
+        What ``run`` returned on this rank. Errors are those of `together`.
     """
     if world_size() == 1:
         return run()
     leads = rank() == 0
     value: T | None = None
-    for turn in (True, False):
-        failure = None
-        if leads is turn:
-            value, failure = _attempt(stage, run)
-        _exchange(_Outcome(stage) if failure is None else failure[0], failure and failure[1])
+    with _inside(stage) as talk:
+        for turn in (True, False):
+            failure = None
+            if leads is turn:
+                value, failure = _attempt(run)
+            _exchange(talk, failure=failure)
     return value  # type: ignore[return-value]  # set in one of the two turns
 
 
 def from_rank_zero(stage: str, run: Callable[[], T]) -> T:
-    """Runs something on rank zero alone and gives its value, which must pickle, to every rank.
+    """Runs something on rank zero alone and gives its value to every rank.
 
-    Args and errors are those of `together`.
+    Args:
+        stage: As for `together`.
+        run: What to do, without exchanges in it; its value must pickle.
+
+    Returns:
+        What ``run`` returned on rank zero. Errors are those of `together`.
     """
-    value, failure = _attempt(stage, run) if rank() == 0 else (None, None)
-    outcomes = _exchange(_Outcome(stage, value) if failure is None else failure[0], failure and failure[1])
-    return value if rank() == 0 else outcomes[0].value  # type: ignore[return-value]
+    if world_size() == 1:
+        return run()
+
+    def run_and_pack() -> T:
+        value = run()
+        # What does not pickle has to fail here, where it is an outcome, and not when outcomes are sent.
+        pickle.dumps(value)
+        return value
+
+    with _inside(stage) as talk:
+        value, failure = _attempt(run_and_pack) if rank() == 0 else (None, None)
+        outcomes = _exchange(talk, value, failure)
+    return value if rank() == 0 else outcomes[0].value  # type: ignore[return-value]  # a failure has been raised
 
 
 def agree(stage: str, items: Mapping[str, str], told: Callable[[list[str]], str]) -> None:
@@ -101,70 +161,92 @@ def agree(stage: str, items: Mapping[str, str], told: Callable[[list[str]], str]
     Raises:
         RankError: Some names differ or stand on some ranks only.
     """
-    outcomes = _exchange(_Outcome(stage, dict(items)), None)
-    differing: dict[str, list[int]] = {}
-    for other in outcomes:
-        names = {**outcomes[0].value, **other.value}
-        for name in names:
-            if outcomes[0].value.get(name) != other.value.get(name):
-                differing.setdefault(name, []).append(outcomes.index(other))
-    if differing:
-        raise _shared(
-            RankError(
-                told(
-                    [f"{name} (rank {', '.join(map(str, ranks))} against rank 0)" for name, ranks in differing.items()]
-                )
-            )
-        )
-
-
-def _attempt(stage: str, run: Callable[[], T]) -> tuple[T | None, tuple[_Outcome, Exception] | None]:
     if world_size() == 1:
-        return run(), None
+        return
+    with _inside(stage) as talk:
+        held: list[Mapping[str, str]] = [outcome.value for outcome in _exchange(talk, dict(items))]
+    differing: dict[str, list[int]] = {}
+    for i, other in enumerate(held):
+        for name in {**held[0], **other}:
+            if held[0].get(name) != other.get(name):
+                differing.setdefault(name, []).append(i)
+    if differing:
+        raise RankError(told([f"{name} ({_ranks(those)} against rank 0)" for name, those in differing.items()]))
+
+
+@contextmanager
+def _inside(stage: str) -> Iterator[_Talk]:
+    outer = _talk.get()
+    talk = _Talk() if outer is None else outer
+    token = _talk.set(talk)
+    talk.place.append(stage)
+    try:
+        yield talk
+    finally:
+        talk.place.pop()
+        _talk.reset(token)
+
+
+def _attempt(run: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return run(), None
-    except InitError as error:
-        if _is_shared(error):
-            raise
-        return None, (_Outcome(stage, error=error), error)
-    except Exception as error:
-        if _is_shared(error):
-            raise
-        crash = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        return None, (_Outcome(stage, crash=crash), error)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks have to hear of it
+        return None, error
 
 
-def _exchange(mine: _Outcome, error: Exception | None) -> list[_Outcome]:
-    if world_size() == 1:
-        return [mine]
-    outcomes: list[_Outcome] = [mine] * world_size()
+def _exchange(talk: _Talk, value: Any = None, failure: Exception | None = None) -> list[_Outcome]:
+    """Tells the other ranks what happened here; raises what happened on any of them."""
+    if talk.lost is not None:
+        raise talk.lost
+    mine = _outcome(tuple(talk.place), value, failure)
+    outcomes = [mine] * world_size()
     dist.all_gather_object(outcomes, mine)
-    failed = [i for i, outcome in enumerate(outcomes) if outcome.failed]
-    if failed:
-        _raise(outcomes, failed, error)
-    stages = [outcome.stage for outcome in outcomes]
-    if len(set(stages)) > 1:
-        told = ", ".join(f"rank {i} at {stage!r}" for i, stage in enumerate(stages))
-        raise _shared(RankError(f"the ranks take different ways: {told}; give every rank the same model and config"))
-    return outcomes
+    met = len({outcome.place for outcome in outcomes}) == 1
+    error = _error(outcomes, failure)
+    if error is None and met:
+        return outcomes
+    if error is None:
+        told = ", ".join(f"rank {i} at {outcome.where}" for i, outcome in enumerate(outcomes))
+        error = RankError(f"the ranks take different ways: {told}; give every rank the same model and config")
+    if not met:
+        talk.lost = error
+    if error is failure:
+        raise error
+    raise error from failure
 
 
-def _raise(outcomes: list[_Outcome], failed: list[int], mine: Exception | None) -> NoReturn:
-    if mine is not None and (len(failed) == len(outcomes) or not isinstance(mine, InitError)):
-        raise _shared(mine)
-    origin = failed[0]
-    first = outcomes[origin]
-    if first.error is None:
-        raise _shared(RankError(f"rank {origin} failed in {first.stage!r}: {first.crash}"))
-    faults = [Fault(fault.where, f"{fault.what} [on rank {origin}]") for fault in first.error.faults]
-    raise _shared(type(first.error)(faults)) from mine
+def _outcome(place: tuple[str, ...], value: Any, failure: Exception | None) -> _Outcome:
+    if failure is None:
+        return _Outcome(place, value)
+    if isinstance(failure, InitError):
+        kind = next(kind for kind in _KINDS if isinstance(failure, kind))
+        return _Outcome(place, kind=kind, faults=failure.faults)
+    told = "".join(traceback.format_exception(failure))
+    return _Outcome(place, crash=f"{type(failure).__name__}: {failure}\n{told}")
 
 
-def _shared(error: Exception) -> Exception:
-    """Marks an error that every rank raises already, so that it is not posted again further out."""
-    error.lightning_init_shared = True  # type: ignore[attr-defined]
-    return error
+def _error(outcomes: Sequence[_Outcome], mine: Exception | None) -> Exception | None:
+    """What this rank raises; on all ranks the same, but for the error of another library on the rank that it hit."""
+    for i, outcome in enumerate(outcomes):
+        if outcome.crash:
+            foreign = mine is not None and not isinstance(mine, InitError)
+            return mine if foreign else RankError(f"rank {i} failed in {outcome.where}: {outcome.crash}")
+    kinds = [outcome.kind for outcome in outcomes if outcome.kind is not None]
+    if not kinds:
+        return None
+    raised_by: dict[Fault, list[int]] = {}
+    for i, outcome in enumerate(outcomes):
+        for fault in dict.fromkeys(outcome.faults):
+            raised_by.setdefault(fault, []).append(i)
+    faults = [
+        fault if len(those) == len(outcomes) else Fault(fault.where, f"{fault.what} [on {_ranks(those)}]")
+        for fault, those in raised_by.items()
+    ]
+    kind = min(kinds, key=_KINDS.index)
+    if isinstance(mine, kind) and mine.faults == tuple(faults):
+        return mine
+    return kind(faults)
 
 
-def _is_shared(error: Exception) -> bool:
-    return getattr(error, "lightning_init_shared", False)
+def _ranks(those: Sequence[int]) -> str:
+    return f"rank{'s' if len(those) > 1 else ''} {', '.join(map(str, those))}"

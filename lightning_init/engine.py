@@ -66,7 +66,7 @@ def init_weights(
     settings = Settings(seed, rng_device, strict, require_all)
     root = unwrap(module)
     if getattr(root, "is_init", False) is True:
-        warn([f"{type(root).__name__} is initialised already (is_init is True); nothing was changed"])
+        _skip(f"{type(root).__name__} is initialised already (is_init is True); nothing was changed")
         return Run(Tree(root), settings).report()
     return execute(root, settings, init_cfg=init_cfg)
 
@@ -101,7 +101,7 @@ def run_steps_of(module: nn.Module) -> None:
     """What ``BaseModule.init_weights`` does: all steps of a module but its own method, which may be the caller."""
     outer = running.get()
     if getattr(module, "is_init", False) is True:
-        warn([f"init_weights of {type(module).__name__} has run already (is_init is True); nothing was changed"])
+        _skip(f"init_weights of {type(module).__name__} has run already (is_init is True); nothing was changed")
     elif outer is not None:
         outer.part(module, None, with_method=False)
     else:
@@ -146,14 +146,17 @@ def execute(
         run.admit(plan)
         return plan
 
+    def begin() -> int:
+        # A warning may be an error, by the filters of this process.
+        warn(run.warnings)
+        return draw_seed() if settings.seed is None else settings.seed
+
     with run.closing():
         plan = distributed.together("the plan", prepare)
         if distributed.world_size() > 1:
-            distributed.agree("the plan", plan.signature(), _plans_differ)
-        warn(run.warnings)
-        run.seed = settings.seed
-        if run.seed is None:
-            run.seed = distributed.from_rank_zero("the seed", draw_seed)
+            asked = {f"the argument {name!r}": repr(value) for name, value in vars(settings).items()}
+            distributed.agree("the plan", {**plan.signature(), **asked}, _plans_differ)
+        run.seed = distributed.from_rank_zero("the seed", begin)
         distributed.together("the initialisation", lambda: run.run(plan))
         if distributed.world_size() > 1:
             found = distributed.together("the comparison of weights", run.digests)
@@ -163,6 +166,11 @@ def execute(
         for note in report.notes:
             tell(note)
     return report
+
+
+def _skip(told: str) -> None:
+    """Nothing is done, if all ranks say so."""
+    distributed.together("nothing, since is_init is True", lambda: warn([told]))
 
 
 def _plans_differ(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 
 import torch
@@ -48,21 +49,30 @@ class BroadcastCheckpoint(Checkpoint):
             CheckpointError: Rank zero could not read them.
             RankError: The ranks ask for different keys.
         """
-        found: list[Tensor] = []
-        distributed.from_rank_zero(
-            f"read {key!r} of {self.source!r}", lambda: found.extend(opened.read(key) for opened in self._opened)
-        )
+        # Whatever can fail comes before the broadcast, which is not an exchange.
+        found, sent = distributed.together(f"read {key!r} of {self.source!r}", partial(self._prepare, key))
+        if sent is not None:
+            dist.broadcast(sent, src=0)
+        if found is not None:
+            return found
         entry = self.entries[key]
+        if sent is None:
+            return torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        return sent.cpu().view(entry.dtype).view(entry.shape)
+
+    def _prepare(self, key: str) -> tuple[Tensor | None, Tensor | None]:
+        """The values, where they are read, and the bytes to send or to receive into, if there are any.
+
+        As bytes, since backends know fewer types than torch.
+        """
+        entry = self.entries[key]
+        found = self._opened[0].read(key) if self._opened else None
         if distributed.world_size() == 1 or not prod(entry.shape):
-            return found[0] if found else torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
-        # As bytes, since backends know fewer types than torch.
-        if found:
-            raw = found[0].resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
-        else:
-            raw = torch.empty(prod(entry.shape) * entry.dtype.itemsize, dtype=torch.uint8, device="cpu")
-        sent = raw.to(_device())
-        dist.broadcast(sent, src=0)
-        return found[0] if found else sent.cpu().view(entry.dtype).view(entry.shape)
+            return found, None
+        if found is None:
+            return None, torch.empty(prod(entry.shape) * entry.dtype.itemsize, dtype=torch.uint8, device=_device())
+        flat = found.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+        return found, flat.to(_device())
 
     def close(self) -> None:
         """Lets the file go on rank zero; not collective."""
