@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from lightning_init.steps import Call, Claim, Done, Fill, Load, LoadStep, Step, 
 from lightning_init.text import columns
 from lightning_init.tree import Slot, Tree
 
-__all__ = ["InitPlan", "PlanEntry", "PlannedClaim", "build_plan", "check_configs", "make_plan"]
+__all__ = ["InitPlan", "PlanEntry", "PlannedClaim", "SoFar", "build_plan", "check_configs", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,19 @@ class PlanEntry:
 
 
 @dataclass(frozen=True)
+class SoFar:
+    """What holds already when a part of an initialisation is planned while it runs.
+
+    Attributes:
+        kept: The slots that are protected, each with the place of the rule.
+        loaded: The slots that hold what a checkpoint loaded, likewise.
+    """
+
+    kept: Mapping[Slot, str] = field(default_factory=dict)
+    loaded: Mapping[Slot, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class InitPlan:
     """The plan of an initialisation; ``print(plan)`` explains every winner and loser.
 
@@ -95,6 +108,11 @@ class InitPlan:
     def claims(self) -> list[Claim]:
         """All claims in writing order."""
         return list(claims_of(_flat(self.steps)))
+
+    @property
+    def calls(self) -> list[Call]:
+        """The methods that are called, nested ones included."""
+        return [step for step in _flat(self.steps) if isinstance(step, Call)]
 
     @property
     def load_steps(self) -> list[LoadStep]:
@@ -197,7 +215,7 @@ def make_plan(
     alone: bool = False,
     with_method: bool = True,
     open_checkpoint: Opener = PretrainedInit.open,
-    kept: dict[Slot, str] | None = None,
+    so_far: SoFar | None = None,
 ) -> InitPlan:
     """Plans a module of a tree.
 
@@ -209,7 +227,7 @@ def make_plan(
         alone: Only this config counts, none of the modules' own and no method.
         with_method: The module's own ``init_weights`` is a step.
         open_checkpoint: How a checkpoint is opened.
-        kept: Slots that are protected already.
+        so_far: For a part of an initialisation that runs, what holds already.
 
     Raises:
         InitConfigError: Faults of the configs and what is wrong with checkpoints besides.
@@ -217,7 +235,8 @@ def make_plan(
     """
     node = tree.root if at is None else tree.nodes[at]
     planner = Planner(tree, open_checkpoint, label)
-    planner.kept.update(kept or {})
+    so_far = so_far or SoFar()
+    planner.kept.update(so_far.kept)
     steps = planner.alone(node, init_cfg) if alone else planner.whole(node, init_cfg, with_method=with_method)
     executed = settle(steps)
     faults = planner.faults + [
@@ -227,7 +246,7 @@ def make_plan(
         raise InitConfigError(faults + planner.checkpoint_faults)
     if planner.checkpoint_faults:
         raise CheckpointError(planner.checkpoint_faults)
-    overwritten, notes = _over_checkpoints(steps)
+    overwritten, notes = _over_checkpoints(steps, so_far.loaded)
     return InitPlan(
         _entries(tree, steps, executed, planner.kept),
         tuple(dict.fromkeys([*planner.warnings, *overwritten])),
@@ -260,9 +279,9 @@ def _check(claim: Claim) -> Iterator[Fault]:
         yield Fault(claim.source, f"cannot fill {slot.name!r}: {obstacle}")
 
 
-def _over_checkpoints(steps: Sequence[Step]) -> tuple[list[Fault], list[str]]:
+def _over_checkpoints(steps: Sequence[Step], loaded_before: Mapping[Slot, str]) -> tuple[list[Fault], list[str]]:
     """Rules, and other checkpoints, that write over weights which a checkpoint loaded."""
-    loaded: dict[Slot, str] = {}
+    loaded = dict(loaded_before)
     over: dict[tuple[str, str, bool], list[str]] = {}
     for claim in claims_of(_flat(steps)):
         before = loaded.get(claim.slot)

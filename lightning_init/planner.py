@@ -67,7 +67,8 @@ class Planner:
         """The steps of one config on one module, in the order of its rules."""
         self._parse(node, init_cfg, self._given_label)
         self._protect(node)
-        return [step for rule in self._rules[node] for step in self._rule_steps(rule, node)]
+        # They belong to no module: that one was initialised already does not count here.
+        return [replace(step, owner=None) for rule in self._rules[node] for step in self._rule_steps(rule, node)]
 
     def read(self, top: Node, init_cfg: Any) -> None:
         """Reads every config first: their faults are told together, and `Keep` reaches past the order of writing."""
@@ -147,8 +148,7 @@ class Planner:
     def _inner_steps(self, node: Node, *, with_method: bool = True) -> list[Step]:
         """The four steps of a module: its rules, its children, its method, its checkpoints."""
         rules = self._rules[node]
-        steps: list[Step] = [
-            step for rule in rules if not rule.is_pretrained for step in self._rule_steps(rule, node)]
+        steps: list[Step] = [step for rule in rules if not rule.is_pretrained for step in self._rule_steps(rule, node)]
         for child in node.children.values():
             steps += self._steps(child)
         method = own_method(node.module)
@@ -161,7 +161,7 @@ class Planner:
             steps.append(Done(node))
         return steps
 
-    def _rule_steps(self, rule: Rule, carrier: Node) -> Iterator[Step]:
+    def _rule_steps(self, rule: Rule, carrier: Node) -> Iterator[FillStep | LoadStep]:
         self._unknown_layers(rule, carrier)
         if isinstance(rule.initializer, PretrainedInit):
             yield from self._load_steps(rule, rule.initializer, carrier)
@@ -187,7 +187,7 @@ class Planner:
             self._refuse_old_hooks(rule, path, node)
         if not claims and not kept and (rule.scope or not rule.overrides):
             self._matches_nothing(rule, carrier)
-        return FillStep(tuple(claims.values()))
+        return FillStep(tuple(claims.values()), carrier)
 
     def _resolved(self, rule: Rule, carrier: Node) -> Rule:
         """An override whose name exists; an attribute that leads to a module of the tree counts (a property, say)."""
@@ -267,7 +267,7 @@ class Planner:
                     )
                 )
 
-    def _load_steps(self, rule: Rule, initializer: PretrainedInit, carrier: Node) -> Iterator[Step]:
+    def _load_steps(self, rule: Rule, initializer: PretrainedInit, carrier: Node) -> Iterator[LoadStep]:
         roots = [carrier]
         scope = rule.scope
         if rule.is_override:
@@ -287,7 +287,7 @@ class Planner:
                 slot, part = slots[name]
                 if slot not in self.kept:
                     claims.append(Load(slot, rule.where, initializer.describe(), initializer, key, part))
-            yield LoadStep(tuple(claims), rule.where, matched, checkpoint)
+            yield LoadStep(tuple(claims), rule.where, matched, checkpoint, carrier)
 
     def _checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
         key = (str(initializer.checkpoint), tuple(initializer.safe_globals))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from lightning_init.digests import digest
 from lightning_init.errors import Fault, InitConfigError, InitWarning
 from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta
 from lightning_init.parametrized import obstacle
-from lightning_init.plan import InitPlan, make_plan
+from lightning_init.plan import InitPlan, SoFar, make_plan
 from lightning_init.report import Expected, InitReport, Row
 from lightning_init.rng import Stream, isolated
 from lightning_init.settings import Settings
@@ -194,8 +194,7 @@ class Run:
             alone=alone,
             with_method=with_method,
             open_checkpoint=self.open_checkpoint,
-            kept={slot: self.kept[slot.name] for slot in tree.slots if slot.name in self.kept},
-            loaded={slot: self.loaded[slot.name] for slot in tree.slots if slot.name in self.loaded},
+            so_far=SoFar(*(_by_slot(tree, places) for places in (self.kept, self.loaded))),
         )
         known = len(self.warnings)
         self.admit(plan, is_part=True)
@@ -391,6 +390,10 @@ def warn(told: Sequence[str]) -> None:
 def _apart(module: nn.Module) -> Tree:
     """The tree of a module that is not part of what is initialised, under a name that no attribute can have."""
     return Tree(module, f"({type(module).__name__})")
+
+
+def _by_slot(tree: Tree, places: Mapping[str, str]) -> dict[Slot, str]:
+    return {slot: places[slot.name] for slot in tree.slots if slot.name in places}
 
 
 def _lost(call: Call, plan: InitPlan) -> Iterator[Fault]:

@@ -74,19 +74,34 @@ class Load(Claim):
 
 @dataclass(frozen=True, eq=False)
 class FillStep:
-    """All that one rule fills."""
+    """All that one rule fills.
+
+    Attributes:
+        claims: What it fills.
+        owner: The module whose step it is; None for a config that is applied alone.
+    """
 
     claims: Sequence[Fill]
+    owner: Node | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class LoadStep:
-    """All that one ``Pretrained`` rule loads."""
+    """All that one ``Pretrained`` rule loads.
+
+    Attributes:
+        claims: What it loads.
+        source: Where it was declared.
+        match: What goes where.
+        checkpoint: Where from.
+        owner: The module whose step it is; None for a config that is applied alone.
+    """
 
     claims: Sequence[Load]
     source: str
     match: Match
     checkpoint: Checkpoint
+    owner: Node | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +120,22 @@ class Call:
     covers: frozenset[Slot]
     nested: Sequence[Step] | None = None
 
+    @property
+    def owner(self) -> Node:
+        """The module."""
+        return self.node
+
 
 @dataclass(frozen=True, eq=False)
 class Done:
     """All steps of a module are behind it; it is marked with ``is_init``."""
 
     node: Node
+
+    @property
+    def owner(self) -> Node:
+        """The module."""
+        return self.node
 
 
 Step: TypeAlias = FillStep | LoadStep | Call | Done

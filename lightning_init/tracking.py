@@ -46,6 +46,7 @@ class Tracker:
         self._before: dict[str, list[_Memory]] = {}
         self._by_storage: dict[int, list[tuple[str, _Memory]]] = {}
         self._copies: dict[str, list[Tensor]] = {}
+        self._handed_out: set[str] = set()
         self._modes = ExitStack()
 
     def __enter__(self) -> Self:
@@ -74,13 +75,14 @@ class Tracker:
         return written
 
     def _look(self) -> None:
-        self._copies = {}
         self._before = {name: [_Memory(tensor) for tensor in tensors] for name, tensors in self._snapshot().items()}
         self._by_storage = {}
         for name, memories in self._before.items():
             for memory in memories:
                 if memory.storage is not None:
                     self._by_storage.setdefault(memory.storage._cdata, []).append((name, memory))
+        # Whoever got the memory still has it.
+        self._copies = {name: self._copy(name) for name in self._handed_out & self._before.keys()}
 
     def wrote(self, tensor: Tensor) -> None:
         """Notes a write to a tensor."""
@@ -92,7 +94,11 @@ class Tracker:
         """Keeps the bits of what leaves torch's sight."""
         for name, _ in self._sharing(tensor):
             if name not in self._copies:
-                self._copies[name] = [memory.tensor.detach().clone() for memory in self._before[name]]
+                self._handed_out.add(name)
+                self._copies[name] = self._copy(name)
+
+    def _copy(self, name: str) -> list[Tensor]:
+        return [memory.tensor.detach().clone() for memory in self._before[name]]
 
     def _sharing(self, tensor: Tensor) -> Iterator[tuple[str, _Memory]]:
         if not self.active:

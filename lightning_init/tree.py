@@ -286,22 +286,29 @@ def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
         fill: Gets a detached tensor of its shape, type and device, and fills it.
     """
     with torch.no_grad():
-        if name in parametrizations(module):
-            # Not empty_like: a filler may leave elements as they are.
-            value = computed(module, name).clone()
-            fill(value)
-            assign(module, name, value)
-            return
-        tensor = parameter(module, name).detach()
+        is_parametrized = name in parametrizations(module)
+        # Not empty_like: a filler may leave elements as they are.
+        tensor = computed(module, name).clone() if is_parametrized else parameter(module, name).detach()
         fill(tensor)
-        if name == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
-            tensor[module.padding_idx].zero_()
+        _zero_padding(module, name, tensor)
+        if is_parametrized:
+            assign(module, name, tensor)
+
+
+def _zero_padding(module: nn.Module, name: str, tensor: Tensor) -> None:
+    if name == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+        tensor[module.padding_idx].zero_()
 
 
 def write_slot(slot: Slot, fill: Callable[[Tensor], None]) -> None:
     """Writes a slot; a padding row stays zero whichever of the tied modules it belongs to."""
-    padded = [place for place in slot.places if isinstance(place[0], nn.Embedding | nn.EmbeddingBag)]
-    write(*(padded or slot.places)[0], fill)
+
+    def fill_all(tensor: Tensor) -> None:
+        fill(tensor)
+        for module, name in slot.places:
+            _zero_padding(module, name, tensor)
+
+    write(*slot.places[0], fill_all)
 
 
 def copy_(slot: Slot, value: Tensor) -> None:
