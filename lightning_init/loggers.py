@@ -15,7 +15,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_init.report import InitReport, Row
+from lightning_init.report import InitReport
 from lightning_init.text import columns
 from lightning_init.tree import slots
 
@@ -52,27 +52,24 @@ def log_report(report: InitReport, loggers: Iterable[Logger], contents: Collecti
 
 def show(report: InitReport) -> None:
     """Prints a report: with rich in a terminal, if it is installed, as plain columns elsewhere."""
-    header = ("parameter", "shape", "written by", "declared at", "mean", "std", "expected std")
-    rows = [_console_cells(row) for row in report]
+    (header, *rows), legend = report.overview()
+    title = f"What the weights start from (seed {report.seed})"
     if sys.stdout.isatty() and importlib.util.find_spec("rich"):
         from rich.console import Console  # noqa: PLC0415 - an optional extra
+        from rich.markup import escape  # noqa: PLC0415 - an optional extra
         from rich.table import Table  # noqa: PLC0415 - an optional extra
-        from rich.text import Text  # noqa: PLC0415 - an optional extra
 
-        table = Table(*header, title="Initialised weights")
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in header:
+            table.add_column(name, no_wrap=True)
         for cells in rows:
-            # As plain text: a pattern or a prefix in brackets is no markup.
-            table.add_row(*map(Text, cells))
-        Console().print(table)
+            table.add_row(*map(escape, cells))
+        # A narrow terminal breaks a long line better than rich cuts the names in it.
+        console = Console(width=max(Console().width, 240))
+        console.print(table)
+        console.print(str(legend), markup=False, highlight=False, soft_wrap=True)
     else:
-        print(columns([header, *rows]))  # noqa: T201 - this is what the function is for
-
-
-def _console_cells(row: Row) -> tuple[str, ...]:
-    name, shape, _, written_by, source, *_ = row.cells()
-    measured = row.statistics or {"mean": math.nan, "std": math.nan}
-    expected = f"{row.expected.std:.4g}" if row.expected else ""
-    return name, shape, written_by, source, f"{measured['mean']:.4g}", f"{measured['std']:.4g}", expected
+        print(f"\n{title}\n\n{columns([header, *rows])}\n{legend}\n")  # noqa: T201 - this is what the function is for
 
 
 def _to_tensorboard(

@@ -54,9 +54,9 @@ def own_method(module: nn.Module) -> OwnMethod:
     source = f"{type(module).__name__}.init_weights"
     replaces_steps = any(getattr(vars(cls)["init_weights"], _MARK, False) for cls in owners)
     if of_instance is None and owners[0].__module__.partition(".")[0] in _SELF_INITIALISED:
-        return OwnMethod(
-            source, replaces_steps, f"{source} is that of a library whose models have initialised themselves"
-        )
+        library = owners[0].__module__.partition(".")[0]
+        told = f"{source} is not run: it comes from {library}, whose models have initialised themselves"
+        return OwnMethod(source, replaces_steps, told)
     try:
         inspect.signature(method).bind()
     except TypeError:

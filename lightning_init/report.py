@@ -16,7 +16,7 @@ from lightning_init.checkpoint.match import Match
 from lightning_init.errors import InitError, did_you_mean
 from lightning_init.initializers.laws import Law
 from lightning_init.metrics import STATISTICS, statistics_of
-from lightning_init.text import columns, markdown
+from lightning_init.text import Legend, columns, markdown
 from lightning_init.tree import slots, unwrap
 
 __all__ = ["Expected", "InitReport", "Row"]
@@ -225,8 +225,24 @@ class InitReport:
                 expected = [row.expected.mean, row.expected.std] if row.expected else ["", ""]
                 writer.writerow([*row.cells()[:5], *expected, *measured])
 
+    def overview(self) -> tuple[list[tuple[str, ...]], Legend]:
+        """The rows (the header first) as a narrow table, and the legend to the numbers in its "written by"."""
+        legend = Legend()
+        header = ("parameter", "shape", "dtype", "written by", "mean", "std", "expected mean", "expected std")
+        rows = [header]
+        for row in self.rows:
+            name, shape, dtype, _, _, *expected = row.cells()[:7]
+            by = row.written_by if row.source is None else legend.number(row.source, row.written_by)
+            measured = [_number(row.statistics[key]) for key in ("mean", "std")] if row.statistics else ["", ""]
+            rows.append((name, shape, dtype, by, *measured, *expected))
+        if not self.is_measured:
+            rows = [row[:4] + row[6:] for row in rows]
+        return rows, legend
+
     def __str__(self) -> str:
-        return "\n".join([columns([self.header, *(row.cells() for row in self.rows)]), *self._told()])
+        rows, legend = self.overview()
+        seed = [] if self.seed is None else [f"seed: {self.seed}"]
+        return "\n".join([columns(rows), *filter(None, [str(legend)]), *seed, *self._told()])
 
     def __repr__(self) -> str:
         return f"<InitReport of {len(self.rows)} parameters, {len(self.untouched)} untouched>"

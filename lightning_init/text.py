@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["columns", "markdown"]
+__all__ = ["Legend", "columns", "markdown"]
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
@@ -19,6 +19,27 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(f"{indent}{line}".rstrip() for line in lines)
+
+
+class Legend:
+    """Numbers that stand for long texts in the rows of a table, and the lines below it that explain them.
+
+    >>> legend = Legend()
+    >>> legend.number("init_cfg[0]", "Normal(std=1)"), legend.number("init_cfg[0]", "Normal(std=1)")
+    ('[1]', '[1]')
+    >>> print(legend)
+    [1]  init_cfg[0]  Normal(std=1)
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, ...], str] = {}
+
+    def number(self, *text: str) -> str:
+        """The number of a text, which may have several columns; a new one for a new text."""
+        return self._numbers.setdefault(text, f"[{len(self._numbers) + 1}]")
+
+    def __str__(self) -> str:
+        return columns([(number, *text) for text, number in self._numbers.items()])
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

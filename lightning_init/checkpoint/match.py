@@ -77,13 +77,12 @@ class Match:
     def summary(self) -> str:
         """How many there are of each, in one line."""
         below = f" below {self.prefix!r}" if self.prefix else ""
-        return (
-            f"{self.source}{below}: {len(self.loaded)} loaded, {len(self.missing)} missing, "
-            f"{len(self.unexpected)} unexpected, {len(self.mismatched)} mismatched"
-        )
+        others = {"missing": self.missing, "unexpected": self.unexpected, "mismatched": self.mismatched}
+        counts = [f"{len(self.loaded)} loaded", *(f"{len(names)} {kind}" for kind, names in others.items() if names)]
+        return f"{self.source}{below}: {', '.join(counts)}"
 
     def table(self, limit: int = 20) -> str:
-        """Everything by name, in aligned plain text under the summary.
+        """What did not fit, and what was loaded from a key of another name, in aligned plain text under the summary.
 
         Args:
             limit: How many lines each of the four kinds gets at most; the rest is counted.
@@ -92,7 +91,7 @@ class Match:
             "mismatched": [(m.name, f"{m.key} {m.found}, wanted {m.wanted}") for m in self.mismatched],
             "missing": [(name, "") for name in self.missing],
             "unexpected": [("", key) for key in self.unexpected],
-            "loaded": list(self.loaded.items()),
+            "loaded": [(name, key) for name, key in self.loaded.items() if name != key],
         }
         rows = [("state", "parameter", "key")]
         for kind, pairs in kinds.items():
