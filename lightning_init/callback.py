@@ -19,7 +19,7 @@ from lightning_init.engine import execute
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
 from lightning_init.initializers.base import Initializer
 from lightning_init.loggers import CONTENTS, log_report, show
-from lightning_init.materialize import materialize
+from lightning_init.materialize import has_meta, materialize
 from lightning_init.plan import check_configs
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
@@ -134,8 +134,11 @@ class InitWeightsCallback(callbacks.Callback):
         distributed.from_rank_zero("the log", partial(self._log_report, self.report, trainer, pl_module))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leaves no trace on the module."""
+        """Leaves no trace on the module, and no error behind another."""
         _disarm(pl_module)
+        if isinstance(exception, InitError) and has_meta(Tree(pl_module)):
+            # The strategy's teardown moves the module to the CPU, whose error would be told in place of ours.
+            pl_module.cpu = partial(_cpu, pl_module)  # type: ignore[method-assign]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves no trace on the module."""
@@ -275,6 +278,12 @@ def _put_back(pl_module: pl.LightningModule, hook: str, original: Any) -> None:
     delattr(pl_module, hook)
     if original is not None:
         setattr(pl_module, hook, original)
+
+
+def _cpu(pl_module: pl.LightningModule) -> pl.LightningModule:
+    """Stands in for ``cpu`` for one call: what has no storage stays where it is."""
+    del pl_module.cpu
+    return pl_module if has_meta(Tree(pl_module)) else pl_module.cpu()
 
 
 def _after_setup(pl_module: pl.LightningModule, original: Any, *args: Any, **kwargs: Any) -> None:

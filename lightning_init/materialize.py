@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.rng import isolated
+from lightning_init.tracking import Tracker
 from lightning_init.tree import Node, Slot, Tree, join
 
-__all__ = ["UNSET", "MetaPlan", "allocate", "materialize", "plan_meta"]
+__all__ = ["UNSET", "MetaPlan", "allocate", "has_meta", "materialize", "plan_meta", "reset"]
 
 UNSET = "was built on the meta device, and no rule and no reset_parameters would set it; give it a rule"
 """What is wrong with a tensor that would stay unset memory."""
@@ -24,11 +25,11 @@ class MetaPlan:
     """What a tree with tensors on ``meta`` needs besides its rules.
 
     Attributes:
-        resets: The modules whose ``reset_parameters`` has to run, because they hold something that no rule writes.
+        resets: The modules whose ``reset_parameters`` has to run, with the attributes that no rule writes.
         unset: The names of what neither a rule nor a ``reset_parameters`` writes.
     """
 
-    resets: tuple[Node, ...]
+    resets: Mapping[Node, Sequence[str]]
     unset: tuple[str, ...]
 
 
@@ -42,15 +43,16 @@ def plan_meta(tree: Tree, written: Collection[Slot]) -> MetaPlan:
     slot_of: dict[tuple[nn.Module, str], Slot] = dict(tree.slot_of)
     for slot in tree.slots:
         slot_of.update({(part.owner, part.attribute): slot for part in slot.parts.values()})
-    resets = []
+    resets = {}
     unset = []
     for node in tree.nodes.values():
         lacking = [name for name, _ in _on_meta(node.module) if slot_of.get((node.module, name)) not in written]
         if lacking and callable(getattr(node.module, "reset_parameters", None)):
-            resets.append(node)
+            resets[node] = lacking
         else:
-            unset += [join(node.path, name) for name in lacking]
-    return MetaPlan(tuple(resets), tuple(unset))
+            slots = [slot_of.get((node.module, name)) for name in lacking]
+            unset += [slot.name if slot else join(node.path, name) for slot, name in zip(slots, lacking, strict=True)]
+    return MetaPlan(resets, tuple(dict.fromkeys(unset)))
 
 
 def allocate(tree: Tree, device: torch.device) -> None:
@@ -74,6 +76,34 @@ def allocate(tree: Tree, device: torch.device) -> None:
             held[name] = made[id(tensor)]
 
 
+def reset(
+    tree: Tree, node: Node, attributes: Sequence[str], seed: int, device: torch.device
+) -> tuple[list[str], list[str]]:
+    """Runs a module's ``reset_parameters``.
+
+    Args:
+        tree: The module tree.
+        node: The module.
+        attributes: Those that it has to set.
+        seed: The seed of the initialisation.
+        device: Where its tensors are.
+
+    Returns:
+        The names of what it wrote, and of those attributes that it left unset.
+    """
+    slot_of = {name: tree.slot_of.get((node.module, name)) for name in attributes}
+    names = {name: slot.name if slot else join(node.path, name) for name, slot in slot_of.items()}
+
+    def snapshot() -> dict[str, Sequence[Tensor]]:
+        own = {names[name]: (getattr(node.module, name),) for name in attributes}
+        return own | {slot.name: slot.tensors for slot in tree.covered(node)}
+
+    with isolated(seed, node.path, {device}), Tracker(snapshot) as tracker:
+        node.module.reset_parameters()  # type: ignore[operator]  # plan_meta has looked at it
+        written = tracker.take()
+    return written, [name for name in names.values() if name not in written]
+
+
 def materialize(tree: Tree, device: torch.device) -> None:
     """Gives storage to a tree whose parameters and persistent buffers a restore will set; the rest is reset.
 
@@ -88,9 +118,15 @@ def materialize(tree: Tree, device: torch.device) -> None:
     if plan.unset:
         raise InitConfigError([Fault(name, UNSET) for name in plan.unset])
     allocate(tree, device)
-    for node in plan.resets:
-        with isolated(0, node.path, {device}):
-            node.module.reset_parameters()  # type: ignore[operator]  # plan_meta has looked at it
+    for node, attributes in plan.resets.items():
+        _, unset = reset(tree, node, attributes, 0, device)
+        if unset:
+            raise InitConfigError([Fault(name, UNSET) for name in unset])
+
+
+def has_meta(tree: Tree) -> bool:
+    """Something in a tree has no storage."""
+    return any(_on_meta(module) for module in tree.nodes)
 
 
 def _on_meta(module: nn.Module) -> list[tuple[str, Tensor]]:

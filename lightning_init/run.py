@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit, copy_
 from lightning_init.digests import digest
 from lightning_init.errors import Fault, InitConfigError, InitWarning
-from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta
+from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta, reset
 from lightning_init.parametrized import obstacle
 from lightning_init.plan import InitPlan, SoFar, make_plan
 from lightning_init.report import Expected, InitReport, Row
@@ -71,13 +71,15 @@ class Run:
     settings: Settings
     meta_to: torch.device | None = None
     seed: int | None = None
-    meta: MetaPlan = field(default_factory=lambda: MetaPlan((), ()))
+    meta: MetaPlan = field(default_factory=lambda: MetaPlan({}, ()))
     written: dict[str, Written] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     loads: list[LoadStep] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
+    marked: list[nn.Module] = field(default_factory=list)
+    _called: set[str] = field(default_factory=set)
     _prepared: dict[nn.Module, Sequence[Step]] = field(default_factory=dict)
     _methods: list[_Method] = field(default_factory=list)
     _done: set[nn.Module] = field(default_factory=set)
@@ -85,9 +87,13 @@ class Run:
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Lets the checkpoints go at the end."""
+        """Lets the checkpoints go at the end; if it failed, no module says that it is initialised."""
         try:
             yield
+        except BaseException:
+            for module in self.marked:
+                module.is_init = False  # type: ignore[assignment]  # a plain attribute, on any module
+            raise
         finally:
             for checkpoint in self._checkpoints:
                 checkpoint.close()
@@ -128,8 +134,8 @@ class Run:
         elif not is_part:
             certain = {entry.name for entry in plan if entry.winner}
             self.meta = plan_meta(self.tree, {slot for slot in self.tree.slots if slot.name in certain})
-            called = {name for entry in plan if entry.claims for name in (entry.name, *entry.aliases)}
-            faults += [Fault(name, UNSET) for name in self.meta.unset if name not in called]
+            self._called = {entry.name for entry in plan if entry.claims}
+            faults += [Fault(name, UNSET) for name in self.meta.unset if name not in self._called]
         if faults:
             raise InitConfigError(faults)
         self.warnings += [str(fault) for fault in plan.warnings]
@@ -156,11 +162,16 @@ class Run:
         if self.meta_to is None:
             return
         allocate(self.tree, self.meta_to)
-        for node in self.meta.resets:
-            with isolated(self._seed, node.path, {self.meta_to}):
-                node.module.reset_parameters()  # type: ignore[operator]  # plan_meta has looked at it
+        left: list[str] = []
+        for node, attributes in self.meta.resets.items():
+            written, unset = reset(self.tree, node, attributes, self._seed, self.meta_to)
             source = f"{type(node.module).__name__}.reset_parameters"
-            self.written.update({slot.name: Written(source) for slot in self.tree.held(node)})
+            self.written.update({name: Written(source) for name in written})
+            left += unset
+        self.meta = replace(self.meta, unset=(*self.meta.unset, *left))
+        hopeless = [name for name in left if name not in self._called]
+        if hopeless:
+            raise InitConfigError([Fault(name, UNSET) for name in hopeless])
 
     def part(self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True) -> InitReport:
         """Initialises a part of the tree from within a method that is running."""
@@ -231,6 +242,7 @@ class Run:
             elif isinstance(step, Done):
                 self._done.add(step.node.module)
                 step.node.module.is_init = True  # type: ignore[assignment]  # a plain attribute, on any module
+                self.marked.append(step.node.module)
 
     def _fill(self, claim: Fill) -> None:
         slot = claim.slot
