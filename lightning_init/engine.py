@@ -161,7 +161,7 @@ def execute(
         if distributed.world_size() > 1:
             found = distributed.together("the comparison of weights", run.digests)
             distributed.agree("the weights", found, _weights_differ)
-    report = run.report()
+        report = run.report()
     if distributed.rank() == 0:
         for note in report.notes:
             tell(note)
