@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from lightning_init import init_weights
 from lightning_init.distributed import agree, from_rank_zero, one_first, rank, together, world_size
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, RankError
 from tests.distributed.harness import run_ranks
-from tests.distributed.models import Told, told
+from tests.distributed.models import LitNet, Told, digests, told
 
 PROMPTLY = 5.0
 """Seconds in which a failure has to reach every rank; a rank that waits would do so for half an hour."""
@@ -194,6 +195,16 @@ def disagreement() -> None:
     agree("the weights", held, "; ".join)
 
 
+# All of it at work.
+
+
+def weights() -> dict[str, str]:
+    torch.manual_seed(rank())
+    module = LitNet()
+    init_weights(module, seed=5)
+    return digests(module.noisy) | digests(module.head) | digests(module.tail)
+
+
 CASES: tuple[Callable[[], object], ...] = (
     one_first_in_turn,
     one_first_stops_the_others,
@@ -216,6 +227,7 @@ CASES: tuple[Callable[[], object], ...] = (
     different_programs,
     agreement,
     disagreement,
+    weights,
 )
 
 
@@ -366,6 +378,10 @@ def test_agreement_is_silent(cases: Cases) -> None:
 def test_disagreement_names_what_differs_and_where(cases: Cases) -> None:
     told = "conv.weight (ranks 1, 2 against rank 0); fc.weight (rank 1 against rank 0); extra (rank 2 against rank 0)"
     assert errors(cases["disagreement"]) == [("RankError", told)] * 3
+
+
+def test_three_ranks_and_one_make_equal_weights(cases: Cases) -> None:
+    assert [outcome.value for outcome in cases["weights"]] == [weights()] * 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,427 @@
+"""The callback and `init_weights` in real jobs: equal weights, who reads a checkpoint when, who speaks, launchers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+
+from lightning_init import InitWarning, InitWeightsCallback, init_weights
+from lightning_init.distributed import rank
+from lightning_init.settings import Sync
+from tests.distributed.harness import run_ranks, run_script
+from tests.distributed.models import LitNet, RecordingDDP, TimedInit, digests, fit, told
+
+ROOT = Path(__file__).parents[2]
+
+UNTOUCHED = {"plain.weight", "plain.bias"}
+"""What no rule of `LitNet` writes."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run started from, on one rank.
+
+    Attributes:
+        digests: The bits of every parameter behind the initialisation; of a fit, before DDP sends rank zero's.
+        after: The same behind the fit.
+        rows: Name, initializer and source of every row of the report.
+        seed: The seed that the report names.
+    """
+
+    digests: dict[str, str]
+    after: dict[str, str]
+    rows: list[tuple[str, str | None, str | None]]
+    seed: int | None
+
+
+# Each of these runs on every rank, and, to compare with, in a single process.
+
+
+def fitted(callback: InitWeightsCallback, module: LitNet | None = None) -> Start:
+    module = module or LitNet()
+    if torch.distributed.is_initialized():
+        strategy = RecordingDDP(process_group_backend="gloo")
+        fit(module, callback, strategy, torch.distributed.get_world_size())
+        before = strategy.before
+    else:
+        fit(module, callback)
+        before = digests(module)
+    assert callback.report is not None
+    rows = [(row.name, row.initializer, row.source) for row in callback.report]
+    return Start(before, digests(module), rows, callback.report.seed)
+
+
+def with_seed_everything() -> Start:
+    seed_everything(3)
+    return fitted(InitWeightsCallback(log=()))
+
+
+def with_another_seed_everywhere() -> Start:
+    seed_everything(3 + rank())
+    return fitted(InitWeightsCallback(log=()))
+
+
+def with_a_seed_of_the_callback() -> Start:
+    torch.manual_seed(100 + rank())
+    return fitted(InitWeightsCallback(seed=5, log=()))
+
+
+def without_a_seed() -> Start:
+    torch.manual_seed(100 + rank())
+    return fitted(InitWeightsCallback(log=()))
+
+
+def standalone(seed: int | None) -> Start:
+    torch.manual_seed(100 + rank())
+    module = LitNet()
+    report = init_weights(module, seed=seed)
+    rows = [(row.name, row.initializer, row.source) for row in report]
+    return Start(digests(module), digests(module), rows, report.seed)
+
+
+def standalone_with_a_seed() -> Start:
+    return standalone(5)
+
+
+def standalone_without_a_seed() -> Start:
+    return standalone(None)
+
+
+RUNS = (
+    with_seed_everything,
+    with_another_seed_everywhere,
+    with_a_seed_of_the_callback,
+    without_a_seed,
+    standalone_with_a_seed,
+    standalone_without_a_seed,
+)
+
+
+def in_an_environment_of_its_own(run: Callable[[], Start]) -> Start:
+    """`seed_everything` leaves its seed in the environment."""
+    before = dict(os.environ)
+    try:
+        return run()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+# Who reads a checkpoint, and when.
+
+
+def backbone() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(11)
+    return {
+        "conv.weight": torch.randn(4, 1, 3, generator=generator),
+        "conv.bias": torch.randn(4, generator=generator),
+        "head.weight": torch.randn(6, 24, generator=generator),
+    }
+
+
+def loads_backbone(module: LitNet) -> bool:
+    return all(torch.equal(module.get_parameter(key), value) for key, value in backbone().items())
+
+
+@contextlib.contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a checkpoint was read on one rank.
+
+    Attributes:
+        right: The weights are those of the file, bit for bit.
+        opened: When Python opened the file.
+        events: When the initializer opened and read: what, start, end.
+    """
+
+    right: bool
+    opened: list[float]
+    events: list[tuple[str, float, float]]
+
+
+def read_checkpoint(folder: Path, sync: Sync) -> Reading:
+    """A fit from a checkpoint; each rank looks for it in a folder of its own."""
+    opened: list[float] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]).endswith("backbone.pth"):
+            opened.append(time.monotonic())
+
+    sys.addaudithook(note)
+    TimedInit.delay = 0.1 if rank() == 0 else 0.0
+    TimedInit.events.clear()
+    module = LitNet([{"type": TimedInit, "checkpoint": "backbone.pth"}])
+    with in_folder(folder / f"rank{rank()}"):
+        fitted(InitWeightsCallback(log=(), sync=sync), module)
+    return Reading(loads_backbone(module), opened, list(TimedInit.events))
+
+
+# Who speaks.
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append(record.getMessage())
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one rank said of the initialisation.
+
+    Attributes:
+        warned: Its `InitWarning`s.
+        lines: What it logged for people.
+        printed: What it printed.
+        files: What it wrote for the CSV logger.
+    """
+
+    warned: list[str]
+    lines: list[str]
+    printed: str
+    files: list[str]
+
+
+def listen(folder: Path, *, trainer: bool) -> Heard:
+    """An initialisation with something to warn of and something to tell."""
+    handler = Lines()
+    loggers = [logging.getLogger(name) for name in ("lightning_init", "lightning.pytorch.utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    folder = folder / f"{trainer}{rank()}"
+    module = LitNet([{"type": "Normal", "layer": "Linaer"}])
+    printed = io.StringIO()
+    try:
+        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(printed):
+            warnings.simplefilter("always")
+            if trainer:
+                callback = InitWeightsCallback(seed=5)
+                strategy = RecordingDDP(process_group_backend="gloo")
+                fit(module, callback, strategy, torch.distributed.get_world_size(), logger=CSVLogger(folder, ""))
+            else:
+                init_weights(module, seed=5)
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+    return Heard(
+        [str(warning.message) for warning in warned if issubclass(warning.category, InitWarning)],
+        [line for line in handler.kept if "constructor's values" in line],
+        printed.getvalue(),
+        sorted(path.name for path in folder.rglob("*.csv")),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """All of this, on one rank."""
+
+    starts: dict[str, Start]
+    in_turn: Reading
+    broadcast: Reading
+    heard: Heard
+    heard_standalone: Heard
+
+
+def run_job(folder: Path) -> Job:
+    starts = {run.__name__: in_an_environment_of_its_own(run) for run in RUNS}
+    return Job(
+        starts,
+        read_checkpoint(folder / "shared", "rank_zero_first"),
+        read_checkpoint(folder / "only", "broadcast"),
+        listen(folder, trainer=True),
+        listen(folder, trainer=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
+    """What two ranks did, in one pair of processes."""
+    folder = tmp_path_factory.mktemp("job")
+    for name in ("shared/rank0", "shared/rank1", "only/rank0", "only/rank1"):
+        (folder / name).mkdir(parents=True)
+        if name != "only/rank1":
+            torch.save(backbone(), folder / name / "backbone.pth")
+    return run_ranks(2, run_job, folder, deadline=100)
+
+
+def written(digests: dict[str, str]) -> dict[str, str]:
+    return {name: bits for name, bits in digests.items() if name not in UNTOUCHED}
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
+def test_ranks_start_from_equal_weights(job: list[Job], run: Callable[[], Start]) -> None:
+    zero, one = (of_rank.starts[run.__name__] for of_rank in job)
+    assert written(zero.digests) == written(one.digests)
+    assert (zero.rows, zero.seed) == (one.rows, one.seed)
+    assert {name for name, _, source in zero.rows if source is None} == UNTOUCHED
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
+def test_ranks_start_from_the_weights_of_a_single_process(job: list[Job], run: Callable[[], Start]) -> None:
+    """Without a seed as well, if its generator stands where that of rank zero stood."""
+    alone = in_an_environment_of_its_own(run)
+    for of_rank in job:
+        ranked = of_rank.starts[run.__name__]
+        assert written(ranked.digests) == written(alone.digests)
+        assert (ranked.rows, ranked.seed) == (alone.rows, alone.seed)
+
+
+def test_rank_zeros_seed_counts(job: list[Job]) -> None:
+    for of_rank in job:
+        assert of_rank.starts["with_another_seed_everywhere"].seed == 3
+        assert written(of_rank.starts["with_another_seed_everywhere"].digests) == written(
+            of_rank.starts["with_seed_everything"].digests
+        )
+
+
+def test_what_no_rule_writes_is_left_to_the_constructors_and_to_ddp(job: list[Job]) -> None:
+    zero, one = (of_rank.starts["without_a_seed"] for of_rank in job)
+    # So the ranks did have different generators, and what was compared above is not what DDP made equal.
+    assert zero.digests["plain.weight"] != one.digests["plain.weight"]
+    assert zero.after == one.after == zero.digests
+
+
+def test_rank_zero_opens_and_reads_a_checkpoint_before_rank_one(job: list[Job]) -> None:
+    zero, one = (of_rank.in_turn for of_rank in job)
+    assert zero.right
+    assert one.right
+    for what, times in (("open", 1), ("read", len(backbone()))):
+        first, second = ([event[1:] for event in reading.events if event[0] == what] for reading in (zero, one))
+        assert (len(first), len(second)) == (times, times)
+        assert max(end for _, end in first) < min(start for start, _ in second), what
+    # Not only by the initializer's account: Python noted every opening of a file.
+    opening = next(end for what, _, end in zero.events if what == "open")
+    assert zero.opened
+    assert min(zero.opened) < opening < min(one.opened)
+
+
+def test_with_broadcast_rank_zero_alone_opens_the_file(job: list[Job]) -> None:
+    zero, one = (of_rank.broadcast for of_rank in job)
+    # In the folder of rank one there is no such file.
+    assert zero.right
+    assert one.right
+    assert [what for what, *_ in zero.events].count("open") == 1
+    assert zero.opened
+    assert "open" not in [what for what, *_ in one.events]
+    assert not one.opened
+
+
+def test_only_rank_zero_warns_tells_and_logs(job: list[Job]) -> None:
+    zero, one = (of_rank.heard for of_rank in job)
+    assert ["LitNet has no 'Linaer'" in warning for warning in zero.warned] == [True]
+    assert len(zero.lines) == 1
+    assert "head.weight" in zero.printed
+    assert zero.files == ["init_stats.csv", "metrics.csv"]
+    assert (one.warned, one.lines, one.printed, one.files) == ([], [], "", [])
+
+
+def test_only_rank_zero_warns_and_tells_without_lightning(job: list[Job]) -> None:
+    zero, one = (of_rank.heard_standalone for of_rank in job)
+    assert ["LitNet has no 'Linaer'" in warning for warning in zero.warned] == [True]
+    assert len(zero.lines) == 1
+    assert zero.printed == ""
+    assert (one.warned, one.lines, one.printed, one.files) == ([], [], "", [])
+
+
+# Launchers, each in a script of its own.
+
+
+def launched(callback: InitWeightsCallback, strategy: str) -> dict[str, Any]:
+    module = LitNet()
+    fit(module, callback, strategy, 2)
+    return {"digests": written(digests(module)), "has_report": callback.report is not None}
+
+
+def script_of_processes_that_return(folder: str) -> None:
+    """Launchers whose main process trains nothing itself."""
+    found = {
+        strategy: launched(InitWeightsCallback(seed=5, log=()), strategy) for strategy in ("ddp_fork", "ddp_spawn")
+    }
+    (Path(folder) / "main.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def script_of_ddp(folder: str) -> None:
+    """The launcher that runs the script again; the second fit finds no checkpoint, and a third does not catch it."""
+    good = launched(InitWeightsCallback(seed=5, log=()), "ddp")
+
+    def bad() -> None:
+        callback = InitWeightsCallback(log=())
+        fit(LitNet([{"type": "Pretrained", "checkpoint": "nowhere.pth"}]), callback, "ddp", 2)
+
+    found = {"good": good, "bad": asdict(told(bad))}
+    (Path(folder) / f"{rank()}.json").write_text(json.dumps(found), encoding="utf-8")
+    bad()
+
+
+def script(folder: Path, function: Callable[[str], None]) -> list[str | Path]:
+    path = folder / "script.py"
+    path.write_text(
+        f"import sys\n\nfrom {__name__} import {function.__name__}\n\nif __name__ == '__main__':\n"
+        f"    {function.__name__}(sys.argv[1])\n",
+        encoding="utf-8",
+    )
+    return [path, folder]
+
+
+@pytest.fixture
+def environment(loopback: int) -> dict[str, str]:
+    return {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.usefixtures("loopback")
+def test_fork_and_spawn_return_the_declared_weights_and_no_report(tmp_path: Path, environment: dict[str, str]) -> None:
+    alone = written(standalone_with_a_seed().digests)
+    run_script(script(tmp_path, script_of_processes_that_return), env=environment, deadline=100)
+    found = json.loads((tmp_path / "main.json").read_text(encoding="utf-8"))
+    expected = {"digests": alone, "has_report": False}
+    assert found == {"ddp_fork": expected, "ddp_spawn": expected}
+
+
+def test_the_script_launcher_initialises_every_process_and_ends_them_all(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    alone = written(standalone_with_a_seed().digests)
+    with pytest.raises(AssertionError, match="ended with 1") as failure:
+        run_script(script(tmp_path, script_of_ddp), env=environment, deadline=100)
+    zero, one = (json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8")) for i in range(2))
+    assert zero["good"] == one["good"] == {"digests": alone, "has_report": True}
+    for found in (zero["bad"], one["bad"]):
+        assert found["error"] == "CheckpointError"
+        assert found["message"].startswith("LitNet.init_cfg[0].checkpoint: no such file: 'nowhere.pth'")
+        assert found["message"].endswith("[on rank 0]")
+        assert found["seconds"] < 10
+    # The last fit catches nothing: both processes end with it.
+    assert str(failure.value).count(f"CheckpointError: {zero['bad']['message']}") == 2
