@@ -208,7 +208,10 @@ class InitReport:
         """The rows as a markdown table, then what was told."""
         told = [f"- {line}" for line in self._told()]
         return "\n\n".join(
-            [markdown(self.header, [row.cells() for row in self.rows]), *(["\n".join(told)] if told else [])]
+            [
+                markdown(self.header, [self._padded(row.cells()) for row in self.rows]),
+                *(["\n".join(told)] if told else []),
+            ]
         )
 
     def to_csv(self, path: str | Path) -> None:
@@ -223,13 +226,17 @@ class InitReport:
             for row in self.rows:
                 measured = [row.statistics[name] for name in STATISTICS] if row.statistics else []
                 expected = [row.expected.mean, row.expected.std] if row.expected else ["", ""]
-                writer.writerow([*row.cells()[:5], *expected, *measured])
+                writer.writerow(self._padded([*row.cells()[:5], *expected, *measured]))
+
+    def _padded(self, cells: Sequence[Any]) -> list[Any]:
+        """A row as long as the header, also where the statistics could not be taken."""
+        return [*cells, *[""] * (len(self.header) - len(cells))]
 
     def overview(self) -> tuple[list[tuple[str, ...]], Legend]:
         """The rows (the header first) as a narrow table, and the legend to the numbers in its "written by"."""
         legend = Legend()
         header = ("parameter", "shape", "dtype", "written by", "mean", "std", "expected mean", "expected std")
-        rows = [header]
+        rows: list[tuple[str, ...]] = [header]
         for row in self.rows:
             name, shape, dtype, _, _, *expected = row.cells()[:7]
             by = row.written_by if row.source is None else legend.number(row.source, row.written_by)
