@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import Fault, InitConfigError, did_you_mean
-from lightning_init.initializers.base import INITIALIZERS, Initializer
+from lightning_init.initializers.base import INITIALIZERS, Initializer, WeightInitializer
 from lightning_init.initializers.constant import ConstantInit
 from lightning_init.initializers.keep import KeepInit
 from lightning_init.scope import NamePattern, Scope, layer_names, strings
@@ -144,7 +144,7 @@ class _Parser:
             scope,
             self.rules(override, f"{where}.override", inherited),
             is_override=around is not None,
-            bias_by_initializer=scope.only_bias and not {"bias", "bias_prob"} & set(arguments),
+            bias_by_initializer=scope.only_bias and not _gives_bias(kind, arguments),
         )
 
     def override(self, config: dict[str, Any], where: str, around: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,6 +248,13 @@ class _Parser:
         self.faults.extend(fault.below(where) for fault in error.faults)
 
 
+def _gives_bias(kind: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether a rule says what biases get; in an initializer that is built already, 0 is taken for not given."""
+    if isinstance(kind, WeightInitializer):
+        return kind.bias != 0 or kind.bias_prob is not None
+    return bool({"bias", "bias_prob"} & set(arguments))
+
+
 def _is_required(parameter: inspect.Parameter) -> bool:
     variadic = parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}
     return parameter.default is parameter.empty and not variadic
@@ -279,5 +286,6 @@ def _shown(value: Any) -> str:
 def carried_by(module: Any) -> Any:
     """The ``init_cfg`` of a module's instance or class; None if it has none or an empty one."""
     init_cfg = getattr(module, "init_cfg", None)
-    is_list = isinstance(init_cfg, Mapping | Sequence) and not isinstance(init_cfg, str | bytes)
-    return None if is_list and len(init_cfg) == 0 else init_cfg
+    if isinstance(init_cfg, str | bytes):
+        return init_cfg
+    return None if isinstance(init_cfg, Mapping | Sequence) and len(init_cfg) == 0 else init_cfg

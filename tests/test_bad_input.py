@@ -27,8 +27,7 @@ from lightning_init import (
     init_weights,
     initialize,
 )
-from lightning_init.digests import digest
-from lightning_init.tree import slots
+from tests.models import digests
 
 GOOD = {"type": "Constant", "layer": "Conv2d", "val": 1}
 
@@ -43,10 +42,6 @@ class LitNet(nn.Module):
 
 def normal(**more: Any) -> dict[str, Any]:
     return {"type": "Normal", "layer": "Linear", **more}
-
-
-def digests(model: nn.Module) -> dict[str, str]:
-    return {slot.name: digest(slot.tensors) for slot in slots(model)}
 
 
 def refused(init_cfg: Any, error: type[InitError] = InitConfigError, **settings: Any) -> InitError:
