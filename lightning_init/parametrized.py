@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from lightning_init.rng import isolated
+
 __all__ = ["assign", "computed", "obstacle", "original", "parametrizations"]
 
 
@@ -52,7 +54,8 @@ def obstacle(module: nn.Module, attribute: str) -> str | None:
     """Why a parametrized tensor cannot be written; None if it can. It is tried on a copy."""
     plist = parametrizations(module)[attribute]
     value = computed(module, attribute)
-    with torch.random.fork_rng(devices=[]):
+    # Some draw numbers; the user's generators are to stand where they stood.
+    with isolated(0, attribute, {value.device}):
         try:
             with torch.no_grad():
                 copy.deepcopy(plist).right_inverse(value)

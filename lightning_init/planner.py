@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.match import Target
 from lightning_init.checkpoint.pretrained import PretrainedInit
@@ -218,9 +220,12 @@ class Planner:
 
     def _refuse_old_hooks(self, rule: Rule, path: str, node: Node) -> None:
         """The hooks of old that compute ``weight`` anew before every forward would undo what is written to it."""
-        held = node.module._parameters
-        hooked = next((name for name in ("weight_v", "weight_orig") if name in held and "weight" not in held), None)
-        if hooked and not rule.scope.params and rule.scope.covers(join(path, "weight")):
+        # They leave what they computed last as a plain attribute.
+        is_computed = isinstance(vars(node.module).get("weight"), Tensor)
+        hooked = next((name for name in ("weight_v", "weight_orig") if name in node.module._parameters), None)
+        if not (is_computed and hooked) or self.tree.slot_of[node.module, hooked] in self.kept:
+            return
+        if not rule.scope.params and rule.scope.covers(join(path, "weight")):
             self.faults.append(
                 Fault(
                     rule.where,

@@ -46,7 +46,7 @@ class Tracker:
         self._before: dict[str, list[_Memory]] = {}
         self._by_storage: dict[int, list[tuple[str, _Memory]]] = {}
         self._copies: dict[str, list[Tensor]] = {}
-        self._handed_out: set[str] = set()
+        self._handed_out: dict[str, None] = {}
         self._modes = ExitStack()
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class Tracker:
 
     def take(self) -> list[str]:
         """The names written since the start or the last call, in the order of the first write; forgets them."""
-        with torch.utils._python_dispatch._disable_current_modes():
+        with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():
             before = self._before
             for name, copies in self._copies.items():
                 if not _same_bits(copies, [memory.tensor for memory in before[name]]):
@@ -82,33 +82,36 @@ class Tracker:
                 if memory.storage is not None:
                     self._by_storage.setdefault(memory.storage._cdata, []).append((name, memory))
         # Whoever got the memory still has it.
-        self._copies = {name: self._copy(name) for name in self._handed_out & self._before.keys()}
+        self._copies = {name: self._copy(name) for name in self._handed_out if name in self._before}
 
     def wrote(self, tensor: Tensor) -> None:
         """Notes a write to a tensor."""
-        for name, memory in self._sharing(tensor):
+        for name in self._sharing(tensor):
             self._written.setdefault(name)
-            del memory
 
     def handed_out(self, tensor: Tensor) -> None:
         """Keeps the bits of what leaves torch's sight."""
-        for name, _ in self._sharing(tensor):
+        if tensor.is_meta:
+            return
+        for name in self._sharing(tensor):
             if name not in self._copies:
-                self._handed_out.add(name)
+                self._handed_out[name] = None
                 self._copies[name] = self._copy(name)
 
     def _copy(self, name: str) -> list[Tensor]:
         return [memory.tensor.detach().clone() for memory in self._before[name]]
 
-    def _sharing(self, tensor: Tensor) -> Iterator[tuple[str, _Memory]]:
+    def _sharing(self, tensor: Tensor) -> Iterator[str]:
         if not self.active:
             return
-        memory = _Memory(tensor)
+        # What is done here to look at memory hands nothing out.
+        with torch._C.DisableTorchFunction():
+            memory = _Memory(tensor)
         if memory.storage is None:
             return
         for name, other in self._by_storage.get(memory.storage._cdata, ()):
             if memory.first < other.last and other.first < memory.last:
-                yield name, other
+                yield name
 
 
 class _Memory:

@@ -39,6 +39,9 @@ class Holder(nn.Module):
         if init_cfg is not None:
             self.init_cfg = init_cfg
 
+    def forward(self, given: Tensor) -> Tensor:
+        return given
+
 
 def constant(val: float, **rest: Any) -> dict[str, Any]:
     """A rule that fills weights and biases with one value; for every Linear, unless a scope is given."""
