@@ -95,7 +95,7 @@ class NamePattern:
     @cached_property
     def _regex(self) -> re.Pattern[str]:
         if self.text.startswith("re:"):
-            return re.compile(rf"(?:{self.text[3:]})(?:\..+)?")
+            return re.compile(self.text[3:])
         pieces = []
         for part in self.text.split("."):
             if part == "**":
@@ -114,7 +114,9 @@ class NamePattern:
     def covers(self, path: str) -> bool:
         """Whether the name, or one above it, matches."""
         if self.text.startswith("re:"):
-            return self._regex.fullmatch(path) is not None
+            # Name by name, so that a `$` in it does not keep out what is below.
+            parts = path.split(".")
+            return any(self._regex.fullmatch(".".join(parts[: i + 1])) for i in range(len(parts)))
         return self._regex.fullmatch(f"{path}." if path else "") is not None
 
     def means_parameter(self, attribute: str) -> bool:
