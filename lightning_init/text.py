@@ -50,5 +50,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     | --- |
     | x\|y |
     """
-    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [header, ["---"] * len(header), *([_cell(text) for text in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
