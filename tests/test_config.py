@@ -214,9 +214,11 @@ class TestContainers:
 
     def test_plain_copies_everything(self) -> None:
         inside = ["Linear"]
-        given = MappingProxyType({"layer": inside, "rest": ({"a": inside},), "class": nn.Linear, "text": "ab"})
+        other = {1}
+        given = MappingProxyType({"layer": inside, "rest": ({"a": inside},), "class": nn.Linear, "other": other})
         copied = plain(given)
-        assert copied == {"layer": ["Linear"], "rest": [{"a": ["Linear"]}], "class": nn.Linear, "text": "ab"}
+        assert copied == {"layer": ["Linear"], "rest": [{"a": ["Linear"]}], "class": nn.Linear, "other": {1}}
+        assert copied["other"] is not other
         assert copied["layer"] is not inside
         assert copied["rest"][0]["a"] is not inside
 
