@@ -83,7 +83,6 @@ class InitWeightsCallback(callbacks.Callback):
         # Not `log`: the Trainer puts the method of that name on every callback.
         self.contents = _contents(log)
         self.report: InitReport | None = None
-        self._restoring = False
         self._restored = False
         self._unlogged = False
         self._held: CheckpointError | None = None
@@ -95,7 +94,7 @@ class InitWeightsCallback(callbacks.Callback):
         # First in line, so that the callbacks that search a batch size or learning rate, and restore a checkpoint of
         # their own after it, do so behind our `on_fit_start`.
         trainer.callbacks = sorted(_callbacks(trainer), key=lambda other: other is not self)  # type: ignore[attr-defined]
-        self._restoring, self._restored, self._held = True, False, None
+        self._restored, self._held = False, None
         if self.report is None or not self.report.is_of(pl_module):
             self.report, self._unlogged = None, False
         if getattr(pl_module, "is_init", False) is True:
@@ -111,12 +110,11 @@ class InitWeightsCallback(callbacks.Callback):
         pl_module: pl.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Learns that the run is a resumed one; what is restored later, a search of the learning rate has saved."""
-        self._restored = self._restored or self._restoring
+        """Learns that the run is a resumed one, if it comes before `on_fit_start`."""
+        self._restored = True
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raises what was wrong with a checkpoint, unless the restored weights make it unimportant."""
-        self._restoring = False
         if self._restored:
             rank_zero_info("The run is resumed: the restored weights stand, whatever the init_cfg says")
             pl_module.is_init = True  # type: ignore[assignment]  # a plain attribute

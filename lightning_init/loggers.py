@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -37,8 +36,6 @@ def log_report(report: InitReport, loggers: Iterable[Logger], contents: Collecti
         module: The module, for histograms.
     """
     for logger in loggers:
-        if isinstance(logger, DummyLogger):
-            continue
         try:
             if isinstance(logger, TensorBoardLogger):
                 _to_tensorboard(report, logger, contents, module)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +55,18 @@ def plan_meta(tree: Tree, written: Collection[Slot]) -> MetaPlan:
     return MetaPlan(resets, tuple(dict.fromkeys(unset)))
 
 
-def allocate(tree: Tree, device: torch.device) -> None:
+def allocate(tree: Tree, device: torch.device) -> Callable[[], None]:
     """Puts every tensor that is on ``meta`` on a device, with unset memory; tied ones stay tied.
 
     Args:
         tree: The module tree.
         device: Where to.
+
+    Returns:
+        What puts the tensors on ``meta`` back, so that unset memory is not taken for weights after a failure.
     """
     made: dict[int, Tensor] = {}
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     for module in tree.nodes:
         for name, tensor in _on_meta(module):
             if id(tensor) not in made:
@@ -74,6 +78,13 @@ def allocate(tree: Tree, device: torch.device) -> None:
                 made[id(tensor)] = empty
             held: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
             held[name] = made[id(tensor)]
+            replaced.append((held, name, tensor))
+
+    def undo() -> None:
+        for held, name, tensor in replaced:
+            held[name] = tensor
+
+    return undo
 
 
 def reset(

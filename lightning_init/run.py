@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -80,6 +80,7 @@ class Run:
     loaded: dict[str, str] = field(default_factory=dict)
     marked: list[nn.Module] = field(default_factory=list)
     _called: set[str] = field(default_factory=set)
+    _undo_allocation: Callable[[], None] = lambda: None
     _prepared: dict[nn.Module, Sequence[Step]] = field(default_factory=dict)
     _methods: list[_Method] = field(default_factory=list)
     _done: set[nn.Module] = field(default_factory=set)
@@ -87,12 +88,13 @@ class Run:
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Lets the checkpoints go at the end; if it failed, no module says that it is initialised."""
+        """Lets the checkpoints go at the end; if it failed, no module says that it is initialised or has storage."""
         try:
             yield
         except BaseException:
             for module in self.marked:
                 module.is_init = False  # type: ignore[assignment]  # a plain attribute, on any module
+            self._undo_allocation()
             raise
         finally:
             for checkpoint in self._checkpoints:
@@ -161,7 +163,7 @@ class Run:
     def _materialise(self) -> None:
         if self.meta_to is None:
             return
-        allocate(self.tree, self.meta_to)
+        self._undo_allocation = allocate(self.tree, self.meta_to)
         left: list[str] = []
         for node, attributes in self.meta.resets.items():
             written, unset = reset(self.tree, node, attributes, self._seed, self.meta_to)
@@ -288,11 +290,11 @@ class Run:
         module, path = call.node.module, call.node.path
         if call.nested is not None:
             self._prepared[module] = call.nested
-        places = {place: slot.name for slot in self.tree.slots for place in slot.places}
+        known = self.tree.slot_of
 
         def snapshot() -> dict[str, Sequence[torch.Tensor]]:
             return {
-                places.get(slot.places[0], slot.name): slot.tensors
+                known.get(slot.places[0], slot).name: slot.tensors
                 for slot in Tree(module, path).slots
                 if not slot.is_buffer
             }

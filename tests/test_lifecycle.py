@@ -99,6 +99,12 @@ class TestResume:
         trainer(tmp_path, InitWeightsCallback(), seen, max_steps=2).fit(module, ckpt_path=path)
         assert all(torch.equal(tensor, self.restored(path)[name]) for name, tensor in seen.at_start[0].items())
         assert seen.steps == 1
+        # The file is found again: the module is not a new one any more.
+        file_of(tmp_path)
+        after = weights(module)
+        module.lr = 0.0
+        trainer(tmp_path, InitWeightsCallback(log=())).fit(module)
+        assert all(torch.equal(tensor, after[name]) for name, tensor in weights(module).items())
 
     @pytest.mark.parametrize("on_meta", [False, True])
     def test_without_a_restore_its_error_comes_before_the_first_step(self, tmp_path: Path, on_meta: bool) -> None:
