@@ -235,6 +235,20 @@ class TestWhoWroteWhat:
         assert values(net) == {"fc.weight": 3, "fc.bias": 1}
         assert sources(report) == {"fc.weight": "Around.init_weights", "fc.bias": "Around.init_cfg"}
 
+    def test_memory_that_left_is_not_the_methods_when_a_rule_writes_it(self) -> None:
+        class Around(BaseModule):
+            def __init__(self) -> None:
+                super().__init__(constant(1))
+                self.fc = linear()
+
+            def init_weights(self) -> None:
+                self.seen = self.fc.weight.detach().numpy()
+                super().init_weights()
+
+        report = init_weights(net := Around())
+        assert net.seen.tolist() == [[1]]
+        assert sources(report) == dict.fromkeys(("fc.weight", "fc.bias"), "Around.init_cfg")
+
     def test_a_parametrized_weight(self) -> None:
         fc = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
 
@@ -290,6 +304,29 @@ class TestPartsFromWithin:
         with pytest.warns(InitWarning, match="Holder is initialised already"):
             init_weights(net)
         assert values(inner) == {"fc.weight": 1, "fc.bias": 1}
+
+    def test_a_neighbour_that_a_method_initialised_is_not_initialised_again(self) -> None:
+        def early(self: Any) -> None:
+            init_weights(self.others[0])
+            nn.init.constant_(self.others[0].fc.weight, 5)
+
+        first, second = with_method(early), Holder(constant(1), fc=linear())
+        first.others = [second]  # type: ignore[assignment]  # known, not registered
+        init_weights(net := Holder(constant(3), first=first, second=second))
+        assert values(net) == {"second.fc.weight": 5, "second.fc.bias": 1}
+
+    def test_outer_rules_write_over_what_was_initialised_before_them(self) -> None:
+        class Eager(BaseModule):
+            def __init__(self) -> None:
+                super().__init__(constant(2, params="bias"))
+                self.child = Holder(constant(1), fc=linear())
+
+            def init_weights(self) -> None:
+                init_weights(self.child)
+                super().init_weights()
+
+        init_weights(net := Eager())
+        assert values(net) == {"child.fc.weight": 1, "child.fc.bias": 2}
 
     def test_a_module_made_by_the_method(self) -> None:
         def grow(self: Any) -> None:
