@@ -195,14 +195,18 @@ class TestUnset:
         assert not getattr(module, "is_init", False)
         assert "cpu" not in vars(module)
 
-    def test_the_error_comes_before_anything_is_written(self, tmp_path: Path) -> None:
-        module, extra = Net(), on_meta(Scaled)
+    @pytest.mark.parametrize("kind", [Scaled, Sloppy])
+    def test_the_error_comes_before_anything_is_written(self, tmp_path: Path, kind: type[Scaled]) -> None:
+        module, extra = Net(), on_meta(kind)
         module.extra = extra
         before = weights(module.body)
         with pytest.raises(InitConfigError):
             trainer(tmp_path, InitWeightsCallback(log=())).fit(module)
         assert all(torch.equal(tensor, before[name]) for name, tensor in weights(module.body).items())
         assert extra.scale.is_meta
+        # A second try gets the same answer, and no unset memory.
+        with pytest.raises(InitConfigError):
+            trainer(tmp_path, InitWeightsCallback(log=())).fit(module)
 
     def test_a_method_that_leaves_memory_unset(self, tmp_path: Path) -> None:
         module = on_meta(Methodical, complete=False)
@@ -210,6 +214,11 @@ class TestUnset:
             trainer(tmp_path, InitWeightsCallback(log=())).fit(module)
         # Else a second fit would train on it.
         assert module.is_init is False
+        assert module.scale.is_meta
+        assert module.again is module.shift
+        module.complete = True
+        trainer(tmp_path, InitWeightsCallback(log=())).fit(module)
+        assert (value(module.scale), value(module.shift), value(module.head.weight)) == (5, 6, 0.5)
 
     def test_faults_of_a_config_are_not_hidden_by_the_teardown(self, tmp_path: Path) -> None:
         module = on_meta(Net, {"type": "Normall"})
