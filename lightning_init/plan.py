@@ -13,7 +13,7 @@ from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.planner import Opener, Planner
 from lightning_init.steps import Call, Claim, Done, Fill, Load, LoadStep, Step, claims_of, settle
-from lightning_init.text import columns
+from lightning_init.text import Legend, columns
 from lightning_init.tree import Slot, Tree
 
 __all__ = ["InitPlan", "PlanEntry", "PlannedClaim", "SoFar", "build_plan", "check_configs", "make_plan"]
@@ -135,38 +135,40 @@ class InitPlan:
         return [f"{step.source}: {key}" for step in self.load_steps for key in step.match.unexpected]
 
     def __str__(self) -> str:
-        rows = [("parameter", "shape", "written by", "declared at")]
+        legend = Legend()
+        rows = [("parameter", "shape", "written by", "instead of")]
         for entry in self.entries:
             if entry.is_buffer and not entry.claims:
                 continue
             name = " = ".join((entry.name, *entry.aliases))
-            rows.append((name, "x".join(map(str, entry.shape)) or "scalar", *_winner_cells(entry)))
-            rows.extend(("", "", *cells) for cells in _other_cells(entry))
+            shape = "x".join(map(str, entry.shape)) or "scalar"
+            rows.append((name, shape, _winner(entry, legend), _losers(entry, legend)))
         told = [f"warning: {fault}" for fault in self.warnings] + [f"note: {note}" for note in self.notes]
         told += [f"note: {step.source}: {step.match.summary()}" for step in self.load_steps]
-        return "\n".join([columns(rows), *told])
+        if any("(run)" in row[3] for row in rows):
+            told.append("(run): these numbers are made all the same, since a method may read them")
+        return "\n".join([columns(rows), *filter(None, [str(legend)]), *told])
 
 
-def _winner_cells(entry: PlanEntry) -> tuple[str, str]:
+def _winner(entry: PlanEntry, legend: Legend) -> str:
+    """Who writes last, and the methods that may write after it."""
     if entry.kept_by:
-        return "kept as it is", entry.kept_by
+        return f"kept by {entry.kept_by}"
     winner = entry.winner
-    return (winner.what, winner.source) if winner else ("nobody (constructor's values)", "")
+    after = entry.claims[entry.claims.index(winner) + 1 :] if winner else entry.claims
+    told = legend.number(winner.source, winner.what) if winner else "nobody, constructor's values"
+    methods = [legend.number(claim.source, claim.what) for claim in after]
+    return " then perhaps ".join([told, *methods])
 
 
-def _other_cells(entry: PlanEntry) -> Iterator[tuple[str, str]]:
+def _losers(entry: PlanEntry, legend: Legend) -> str:
+    """Who would have written before, the last one first; marked what runs all the same, for a method to read."""
     winner = entry.winner
-    after = winner is None
-    losers = []
-    for claim in entry.claims:
-        if claim is winner:
-            after = True
-        elif not claim.certain:
-            yield f"  {'and then' if after else 'before that,'} perhaps", claim.source
-        else:
-            losers.append(claim)
-    for claim in reversed(losers):
-        yield f"  over {claim.what}{' (run, since a method may read it)' if claim.executed else ''}", claim.source
+    before = entry.claims[: entry.claims.index(winner)] if winner else ()
+    return ", ".join(
+        f"{legend.number(claim.source, claim.what)}{' (run)' if claim.certain and claim.executed else ''}"
+        for claim in reversed(before)
+    )
 
 
 def build_plan(module: nn.Module, init_cfg: Any = None) -> InitPlan:
@@ -184,9 +186,11 @@ def build_plan(module: nn.Module, init_cfg: Any = None) -> InitPlan:
         CheckpointError: A checkpoint cannot be read or does not fit.
 
     >>> print(build_plan(nn.Linear(2, 1), dict(type="Normal", layer="Linear", std=0.01, bias=1)))
-    parameter  shape  written by               declared at
-    weight     1x2    Normal(mean=0, std=0.01)  init_cfg
-    bias       1      Normal(bias=1)           init_cfg
+    parameter  shape  written by  instead of
+    weight     1x2    [1]
+    bias       1      [2]
+    [1]  init_cfg  Normal(mean=0, std=0.01)
+    [2]  init_cfg  Normal(bias=1)
     """
     plan = make_plan(Tree(module), init_cfg=init_cfg)
     for step in plan.load_steps:

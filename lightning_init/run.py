@@ -182,7 +182,7 @@ class Run:
             warn([f"{type(module).__name__} is initialised already (is_init is True); nothing was changed"])
             return self.report(module)
         # What runs already is not called again from inside.
-        with_method = with_method and all(method.module is not module for method in self._methods)
+        with_method = with_method and not self.is_calling(module)
         with self._between_writes():
             if module in self._prepared and not (alone or with_method or init_cfg is not None):
                 steps = [step for step in self._prepared.pop(module) if self._is_pending(step)]
@@ -191,6 +191,10 @@ class Run:
                 plan = self._plan_part(module, init_cfg, alone=alone, with_method=with_method)
                 self._steps(plan.steps, plan.executed)
         return self.report(module)
+
+    def is_calling(self, module: nn.Module) -> bool:
+        """Whether the module's own method runs at the moment."""
+        return any(method.module is module for method in self._methods)
 
     def _is_pending(self, step: Step) -> bool:
         """Whether its module has not been initialised since the plan was made, from within a method."""

@@ -261,6 +261,22 @@ def test_tied_parameters() -> None:
 
 # Checkpoints.
 
+
+def test_a_tied_parameter_that_a_checkpoint_holds_twice(tmp_path: Path) -> None:
+    path = tmp_path / "tied.pth"
+    torch.save({"a.weight": full(3, 2, value=1), "b.weight": full(3, 2, value=2)}, path)
+
+    def build(library: Library) -> nn.Module:
+        rule = {"type": "Pretrained", "checkpoint": str(path)}
+        module = net(library, rule, a=nn.Linear(2, 3, bias=False), b=nn.Embedding(3, 2))
+        module.b.weight = module.a.weight  # type: ignore[union-attr]  # children are there at run time only
+        return module
+
+    theirs, ours = both(build)
+    assert not differing(theirs, ours)
+    assert ours["a.weight"].eq(2).all()
+
+
 WEIGHTS = {"a.weight": full(2, 2, value=5), "a.bias": full(2, value=6), "c.running_mean": full(2, value=7)}
 
 

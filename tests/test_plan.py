@@ -195,19 +195,20 @@ class TestInPrint:
         net = Holder([*rules, constant(1, name="nope")], own=Own(fc=linear()), t=linear(), norm=nn.BatchNorm1d(1))
         lines = [line.split() for line in str(build_plan(net)).splitlines()]
         described = f"Pretrained(checkpoint={str(tmp_path / 'w.pth')!r})"
-        assert [" ".join(line) for line in lines[:10]] == [
-            "parameter shape written by declared at",
-            f"own.fc.weight 1x1 {described} Holder.init_cfg[2]",
-            "before that, perhaps Own.init_weights",
-            "over Normal(mean=0, std=0.1) (run, since a method may read it) Holder.init_cfg[0]",
-            "own.fc.bias 1 Normal(bias=0) Holder.init_cfg[0]",
-            "and then perhaps Own.init_weights",
-            "t.weight 1x1 kept as it is Holder.init_cfg[1]",
-            "t.bias 1 kept as it is Holder.init_cfg[1]",
-            "norm.weight 1 nobody (constructor's values)",
-            "norm.bias 1 nobody (constructor's values)",
+        assert [" ".join(line) for line in lines[:11]] == [
+            "parameter shape written by instead of",
+            "own.fc.weight 1x1 [1] [2], [3] (run)",
+            "own.fc.bias 1 [4] then perhaps [2]",
+            "t.weight 1x1 kept by Holder.init_cfg[1]",
+            "t.bias 1 kept by Holder.init_cfg[1]",
+            "norm.weight 1 nobody, constructor's values",
+            "norm.bias 1 nobody, constructor's values",
+            f"[1] Holder.init_cfg[2] {described}",
+            "[2] Own.init_weights init_weights",
+            "[3] Holder.init_cfg[0] Normal(mean=0, std=0.1)",
+            "[4] Holder.init_cfg[0] Normal(bias=0)",
         ]
-        told = " ".join(functools.reduce(operator.iadd, lines[10:], []))
+        told = " ".join(functools.reduce(operator.iadd, lines[11:], []))
         assert "warning: Holder.init_cfg[3]: name='nope' matches nothing in Holder" in told
         assert "note: Holder.init_cfg[2]: " in told
         assert "1 loaded, 8 missing" in told

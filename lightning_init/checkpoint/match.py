@@ -112,7 +112,7 @@ def match(
     """Finds the key of every target.
 
     Keys are taken as they are where they fit, else without wrapper parts (see `Keys`). A target with several names
-    takes the key of the first that has one; the keys of the others count as taken.
+    takes the key of the last that has one, as ``load_state_dict`` does; the keys of the others count as taken.
 
     Args:
         checkpoint: Only its names and shapes are used.
@@ -133,7 +133,7 @@ def match(
     missing: list[Target] = []
     mismatched: list[Mismatch] = []
     for target in targets:
-        key = next((taken[name] for name in target.names if name in taken), None)
+        key = next((taken[name] for name in reversed(target.names) if name in taken), None)
         if key is None:
             missing.append(target)
             continue
