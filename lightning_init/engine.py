@@ -137,7 +137,7 @@ def execute(
         tell: Takes the lines of information, on rank zero.
     """
     tree = Tree(root)
-    run = Run(tree, settings, meta_to)
+    run = Run(tree, settings, meta_to, init_cfg)
 
     def prepare() -> InitPlan:
         plan = make_plan(

@@ -55,6 +55,14 @@ class _Method:
     tracker: Tracker
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """The steps that ``super().init_weights()`` is to run, and what the module held when they were planned."""
+
+    steps: Sequence[Step]
+    held: frozenset[tuple[nn.Module, str]]
+
+
 @dataclass
 class Run:
     """One initialisation while it runs, from its root.
@@ -63,6 +71,7 @@ class Run:
         tree: The tree of the root, which gives the names.
         settings: How it is run.
         meta_to: Where tensors on ``meta`` get their storage; None if they are errors.
+        init_cfg: A config in place of the root's own.
         seed: The seed of the random streams.
         written: Who wrote a parameter last, by its name.
     """
@@ -70,6 +79,7 @@ class Run:
     tree: Tree
     settings: Settings
     meta_to: torch.device | None = None
+    init_cfg: Any = None
     seed: int | None = None
     meta: MetaPlan = field(default_factory=lambda: MetaPlan({}, ()))
     written: dict[str, Written] = field(default_factory=dict)
@@ -81,9 +91,10 @@ class Run:
     marked: list[nn.Module] = field(default_factory=list)
     _called: set[str] = field(default_factory=set)
     _undo_allocation: Callable[[], None] = lambda: None
-    _prepared: dict[nn.Module, Sequence[Step]] = field(default_factory=dict)
+    _prepared: dict[nn.Module, _Prepared] = field(default_factory=dict)
     _methods: list[_Method] = field(default_factory=list)
     _done: set[nn.Module] = field(default_factory=set)
+    _replaced: dict[nn.Module, str] = field(default_factory=dict)
     _checkpoints: list[Checkpoint] = field(default_factory=list)
 
     @contextmanager
@@ -140,8 +151,9 @@ class Run:
             faults += [Fault(name, UNSET) for name in self.meta.unset if name not in self._called]
         if faults:
             raise InitConfigError(faults)
-        self.warnings += [str(fault) for fault in plan.warnings]
-        self.notes += plan.notes
+        # A part may be planned anew.
+        self.warnings += [told for told in map(str, plan.warnings) if told not in self.warnings]
+        self.notes += [note for note in plan.notes if note not in self.notes]
         self.kept.update({slot.name: where for slot, where in plan.kept.items()})
 
     def run(self, plan: InitPlan) -> None:
@@ -184,10 +196,15 @@ class Run:
         # What runs already is not called again from inside.
         with_method = with_method and not self.is_calling(module)
         with self._between_writes():
-            if module in self._prepared and not (alone or with_method or init_cfg is not None):
-                steps = [step for step in self._prepared.pop(module) if self._is_pending(step)]
+            prepared = None
+            if not (alone or with_method or init_cfg is not None):
+                prepared = self._prepared.pop(module, None)
+            if prepared is not None and prepared.held == _held(module):
+                steps = [step for step in prepared.steps if self._is_pending(step)]
                 self._steps(steps, frozenset(settle(steps)))
             else:
+                if module is self.tree.root.module and init_cfg is None:
+                    init_cfg = self.init_cfg
                 plan = self._plan_part(module, init_cfg, alone=alone, with_method=with_method)
                 self._steps(plan.steps, plan.executed)
         return self.report(module)
@@ -252,6 +269,7 @@ class Run:
 
     def _fill(self, claim: Fill) -> None:
         slot = claim.slot
+        self._refuse_replaced(claim)
         device = torch.device("cpu") if self.settings.rng_device == "cpu" else slot.tensors[0].device
         stream = Stream(self._seed, slot.key, device)
         with self._right_inverse(slot):
@@ -273,6 +291,8 @@ class Run:
     def _load(self, step: LoadStep, executed: frozenset[Claim]) -> None:
         self.loads.append(step)
         claims = [claim for claim in step.claims if claim in executed]
+        for claim in claims:
+            self._refuse_replaced(claim)
 
         def read() -> None:
             for claim in claims:
@@ -293,7 +313,8 @@ class Run:
     def _call(self, call: Call) -> None:
         module, path = call.node.module, call.node.path
         if call.nested is not None:
-            self._prepared[module] = call.nested
+            self._prepared[module] = _Prepared(call.nested, _held(module))
+        modules = set(module.modules())
         known = self.tree.slot_of
 
         def snapshot() -> dict[str, Sequence[torch.Tensor]]:
@@ -312,6 +333,7 @@ class Run:
             finally:
                 self._methods.pop()
             self._attribute(method)
+        self._replaced.update(dict.fromkeys(modules.difference(module.modules()), call.source))
         if self._prepared.pop(module, None) is not None and any(
             isinstance(s, FillStep | LoadStep) for s in call.nested or ()
         ):
@@ -319,6 +341,13 @@ class Run:
                 f"{call.source} does not call super().init_weights(), so the rules of its init_cfg and of "
                 f"the modules below were not run"
             )
+
+    def _refuse_replaced(self, claim: Claim) -> None:
+        slot = claim.slot
+        by = self._replaced.get(slot.places[0][0])
+        if by is not None:
+            told = f"cannot write {slot.name!r}: {by} has replaced the module that held it; make it in the constructor"
+            raise InitConfigError([Fault(claim.source, told)])
 
     def _attribute(self, method: _Method) -> None:
         source = method.source
@@ -408,6 +437,10 @@ def warn(told: Sequence[str]) -> None:
 def _apart(module: nn.Module) -> Tree:
     """The tree of a module that is not part of what is initialised, under a name that no attribute can have."""
     return Tree(module, f"({type(module).__name__})")
+
+
+def _held(module: nn.Module) -> frozenset[tuple[nn.Module, str]]:
+    return frozenset(Tree(module).slot_of)
 
 
 def _by_slot(tree: Tree, places: Mapping[str, str]) -> dict[Slot, str]:

@@ -2,7 +2,8 @@
 
 Caught are in-place operations on a parameter, its ``.data``, views of it, ``torch._foreach_*`` and ``out=``, a
 replaced ``.data``, a replaced or new parameter, and memory that was handed to NumPy or DLPack and changed there. Not
-caught: NumPy writing the very bits that were there.
+caught: NumPy writing the very bits that were there, what another thread writes, and writes to memory that was handed
+out before the context began, or by the old ``torch.utils.dlpack.to_dlpack``.
 """
 
 from __future__ import annotations

@@ -549,11 +549,16 @@ class TestWhatIsTold:
         assert len(report.warnings) == 2
 
     def test_a_method_over_a_rule_over_a_checkpoint_is_told_once(self, tmp_path: Path) -> None:
-        loading = pretrained(tmp_path / "w.pth", {"fc.weight": 4, "fc.bias": 4}, name="child")
-        net = Holder(constant(1, override=[loading, constant(2, name="child")]), child=WithMethod())
+        class Outer(Holder):
+            def init_weights(self) -> None:
+                initialize(self, constant(1))
+                nn.init.constant_(self.get_parameter("child.fc.weight"), 2)
+
+        child = Holder(pretrained(tmp_path / "w.pth", {"fc.weight": 4, "fc.bias": 4}), fc=linear())
         with pytest.warns(InitWarning) as caught:
-            init_weights(net)
-        assert [str(warning.message).partition(":")[0] for warning in caught] == ["Holder.init_cfg.override[1]"]
+            init_weights(net := Outer(child=child))
+        assert [str(warning.message).partition(":")[0] for warning in caught] == ["init_cfg"]
+        assert values(net) == {"child.fc.weight": 2, "child.fc.bias": 1}
 
     def test_a_rule_inside_a_method_over_a_checkpoint(self, tmp_path: Path) -> None:
         class Outer(Holder):

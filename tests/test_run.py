@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from transformers import BertConfig, BertModel
 
 from lightning_init import BaseModule, InitConfigError, InitWarning, init_weights, initialize, normal_init
 from lightning_init.report import InitReport
-from tests.models import Holder, as_before, constant, digests, linear, value, values
+from tests.models import Holder, as_before, constant, digests, linear, pretrained, value, values
 
 
 def with_method(method: Callable[[Any], object], init_cfg: Any = None, **children: nn.Module) -> Holder:
@@ -340,6 +342,43 @@ class TestPartsFromWithin:
             "net.scale": "init_cfg[1]",
             **dict.fromkeys(("net.made.weight", "net.made.bias"), "init_cfg[0]"),
         }
+
+    @pytest.mark.parametrize("init_cfg", [None, constant(7)])
+    def test_what_is_made_before_super_gets_the_rules(self, init_cfg: Any) -> None:
+        class Grows(BaseModule):
+            def __init__(self) -> None:
+                super().__init__([constant(1), constant(4, name="gone")])
+                self.fc, self.old = linear(), linear()
+
+            def init_weights(self) -> None:
+                self.fc, self.made = linear(), linear()
+                super().init_weights()
+
+        net = Grows()
+        with pytest.warns(InitWarning, match="'gone' matches nothing") if init_cfg is None else nullcontext():
+            report = init_weights(net, init_cfg)
+        assert set(values(net)) == {f"{part}.{name}" for part in ("fc", "old", "made") for name in ("weight", "bias")}
+        assert set(values(net).values()) == {1 if init_cfg is None else 7}
+        assert set(sources(report).values()) == {"Grows.init_cfg[0]" if init_cfg is None else "init_cfg"}
+        assert {told.partition(":")[0] for told in report.warnings} == (
+            {"Grows.init_cfg[1]"} if init_cfg is None else set()
+        )
+
+    def test_a_module_that_is_replaced_before_a_checkpoint_fills_it(self, tmp_path: Path) -> None:
+        def replace(self: Any) -> None:
+            self.fc = linear()
+
+        net = Holder(pretrained(tmp_path / "w.pth", {"net.fc.weight": 4}), net=with_method(replace, fc=linear()))
+        with pytest.raises(
+            InitConfigError, match=r"Holder.init_cfg: cannot write 'net.fc.weight': Own.init_weights has"
+        ):
+            init_weights(net)
+
+    def test_a_parameter_that_is_replaced_is_filled(self, tmp_path: Path) -> None:
+        rule = pretrained(tmp_path / "w.pth", {"net.fc.weight": 4})
+        net = Holder(rule, net=with_method(lambda self: replace_parameter(self.fc), fc=linear()))
+        init_weights(net)
+        assert values(net) == {"net.fc.weight": 4, "net.fc.bias": 0}
 
     def test_a_method_that_asks_for_itself_is_not_called_again(self) -> None:
         calls = []
