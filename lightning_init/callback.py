@@ -286,12 +286,12 @@ def _cpu(pl_module: pl.LightningModule) -> pl.LightningModule:
 
 def _after_setup(pl_module: pl.LightningModule, original: Any, *args: Any, **kwargs: Any) -> None:
     _put_back(pl_module, "setup", original)
-    pl_module.setup(*args, **kwargs)
+    distributed.together("LightningModule.setup", partial(pl_module.setup, *args, **kwargs))
     _arm(pl_module, "configure_model", _after_configure_model)
 
 
 def _after_configure_model(pl_module: pl.LightningModule, original: Any) -> None:
     _put_back(pl_module, "configure_model", original)
-    pl_module.configure_model()
+    distributed.together("LightningModule.configure_model", pl_module.configure_model)
     for callback in _of(pl_module.trainer):
         callback.initialise(pl_module.trainer, pl_module)

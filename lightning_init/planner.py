@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from lightning_init.checkpoint.formats import Checkpoint
-from lightning_init.checkpoint.match import Target
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import Rule, carried_by, read
-from lightning_init.errors import Fault, InitError, did_you_mean
+from lightning_init.errors import Fault, InitError
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.methods import own_method
-from lightning_init.scope import NamePattern, Scope, is_layer
+from lightning_init.selection import Selection
 from lightning_init.steps import Call, Done, Fill, FillStep, Load, LoadStep, Step
-from lightning_init.tree import Node, Slot, Tree, join, parameter_names
+from lightning_init.tree import Node, Slot, Tree, join
 
 __all__ = ["Planner"]
 
@@ -83,59 +80,24 @@ class Planner:
             seen.add(node)
             replaced = node is top and init_cfg is not None
             given = init_cfg if replaced else carried_by(node.module)
-            label = self._given_label if replaced else join(self._label(node), "init_cfg")
+            label = self._given_label if replaced else join(Selection(self.tree, node).label, "init_cfg")
             self._parse(node, given, label)
             self._protect(node)
             waiting.extend(reversed(node.children.values()))
-
-    def _label(self, node: Node) -> str:
-        return join(type(self.tree.root.module).__name__, node.path)
 
     def _parse(self, node: Node, init_cfg: Any, where: str) -> None:
         self._rules[node], faults = read(init_cfg, where)
         self.faults.extend(faults)
 
     def _protect(self, carrier: Node) -> None:
+        selection = Selection(self.tree, carrier)
         for rule in _with_overrides(self._rules[carrier]):
             if rule.is_keep:
-                slots = self._protected(self._resolved(rule, carrier).scope, carrier)
+                nodes, slots = selection.protected(self._resolved(rule, selection).scope)
+                self._kept_nodes |= nodes
                 self.kept.update({slot: rule.where for slot in slots if slot not in self.kept})
                 if not slots:
-                    self._matches_nothing(rule, carrier)
-
-    def _protected(self, scope: Scope, carrier: Node) -> list[Slot]:
-        """What a `Keep` rule covers: all at and below the modules it means, or their ``params``, or a parameter."""
-        if not scope:
-            return []
-        found: dict[Slot, None] = {}
-        for top in self._matching(scope, carrier):
-            for _, node in self.tree.below(top):
-                if not scope.params:
-                    self._kept_nodes.add(node)
-                for slot in self.tree.held(node, with_buffers=True):
-                    attributes = [name for module, name in slot.places if module is node.module]
-                    if not scope.params or any(scope.takes(name, ()) for name in attributes):
-                        found.setdefault(slot)
-        for path, node in self.tree.below(carrier) if scope.name else ():
-            for name in parameter_names(node.module):
-                if scope.takes(name, ()) and scope.has_layer(node.module) and scope.covers(join(path, name)):
-                    found.setdefault(self.tree.slot_of[node.module, name])
-        return list(found)
-
-    def _matching(self, scope: Scope, carrier: Node) -> list[Node]:
-        """The modules that a scope means, without those below them."""
-        found: dict[Node, None] = {}
-
-        def descend(node: Node, path: str, above: frozenset[Node]) -> None:
-            if scope.has_layer(node.module) and scope.covers(path):
-                found.setdefault(node)
-                return
-            for name, child in node.children.items():
-                if child not in above:
-                    descend(child, join(path, name), above | {child})
-
-        descend(carrier, "", frozenset({carrier}))
-        return list(found)
+                    self._matches_nothing(rule, selection)
 
     def _steps(self, node: Node) -> list[Step]:
         if node in self._visited or node in self._kept_nodes or is_initialised(node):
@@ -155,7 +117,7 @@ class Planner:
             steps += self._steps(child)
         method = own_method(node.module)
         if method.refused and with_method:
-            self.notes.append(f"{self._label(node)}: {method.refused}")
+            self.notes.append(f"{Selection(self.tree, node).label}: {method.refused}")
         if with_method and method.is_called:
             steps.append(Call(node, method.source, self.tree.covered(node)))
         steps += [step for rule in rules if rule.is_pretrained for step in self._rule_steps(rule, node)]
@@ -164,123 +126,48 @@ class Planner:
         return steps
 
     def _rule_steps(self, rule: Rule, carrier: Node) -> Iterator[FillStep | LoadStep]:
-        self._unknown_layers(rule, carrier)
+        selection = Selection(self.tree, carrier)
+        self.warnings.extend(selection.unknown_layers(rule))
         if isinstance(rule.initializer, PretrainedInit):
-            yield from self._load_steps(rule, rule.initializer, carrier)
+            yield from self._load_steps(rule, rule.initializer, selection)
         elif isinstance(rule.initializer, WeightInitializer):
-            yield self._fill_step(rule, rule.initializer, carrier)
+            yield self._fill_step(rule, rule.initializer, selection)
         for override in rule.overrides:
             yield from self._rule_steps(override, carrier)
 
-    def _fill_step(self, rule: Rule, initializer: WeightInitializer, carrier: Node) -> FillStep:
-        claims: dict[Slot, Fill] = {}
-        kept = False
-        rule = self._resolved(rule, carrier)
-        for path, node in self.tree.below(carrier) if rule.scope else ():
-            if not rule.scope.has_layer(node.module):
-                continue
-            for name in parameter_names(node.module):
-                if rule.scope.takes(name, ("weight", "bias")) and rule.scope.covers(join(path, name)):
-                    slot = self.tree.slot_of[node.module, name]
-                    is_bias = name == "bias" and not rule.bias_by_initializer
-                    kept = kept or slot in self.kept
-                    if slot not in self.kept:
-                        claims[slot] = Fill(slot, rule.where, _what(initializer, is_bias=is_bias), initializer, is_bias)
-            self._refuse_old_hooks(rule, path, node)
-        if not claims and not kept and (rule.scope or not rule.overrides):
-            self._matches_nothing(rule, carrier)
-        return FillStep(tuple(claims.values()), carrier)
+    def _fill_step(self, rule: Rule, initializer: WeightInitializer, selection: Selection) -> FillStep:
+        rule = self._resolved(rule, selection)
+        meant = dict(selection.parameters(rule.scope))
+        claims = []
+        for slot, name in meant.items():
+            is_bias = name == "bias" and not rule.bias_by_initializer
+            what = initializer.describe_bias() if is_bias else initializer.describe()
+            if slot not in self.kept:
+                claims.append(Fill(slot, rule.where, what, initializer, is_bias))
+        self.faults.extend(fault for slot, fault in selection.undone_by_hooks(rule) if slot not in self.kept)
+        if not meant and (rule.scope or not rule.overrides):
+            self._matches_nothing(rule, selection)
+        return FillStep(tuple(claims), selection.carrier)
 
-    def _resolved(self, rule: Rule, carrier: Node) -> Rule:
-        """An override whose name exists; an attribute that leads to a module of the tree counts (a property, say)."""
-        pattern = rule.scope.name
-        if not rule.is_override or pattern is None or any(pattern.covers(name) for name in self._names_below(carrier)):
-            return rule
-        target: Any = carrier.module
-        for part in pattern.text.split("."):
-            target = getattr(target, part, None)
-        for path, node in self.tree.below(carrier):
-            if node.module is target and path:
-                return replace(rule, scope=replace(rule.scope, name=NamePattern(path)))
-        known = [path for path in self._names_below(carrier) if path.count(".") <= pattern.text.count(".")]
-        self.faults.append(
-            Fault(
-                f"{rule.where}.name",
-                f"{self._label(carrier)} has no {pattern.text!r}; {did_you_mean(pattern.text, known)}",
-            )
-        )
+    def _resolved(self, rule: Rule, selection: Selection) -> Rule:
+        rule, faults = selection.resolved(rule)
+        self.faults.extend(faults)
         return rule
 
-    def _names_below(self, carrier: Node) -> Iterator[str]:
-        for path, node in self.tree.below(carrier):
-            if path:
-                yield path
-            for name in parameter_names(node.module):
-                yield join(path, name)
-
-    def _refuse_old_hooks(self, rule: Rule, path: str, node: Node) -> None:
-        """The hooks of old that compute ``weight`` anew before every forward would undo what is written to it."""
-        # They leave what they computed last as a plain attribute.
-        is_computed = isinstance(vars(node.module).get("weight"), Tensor)
-        hooked = next((name for name in ("weight_v", "weight_orig") if name in node.module._parameters), None)
-        if not (is_computed and hooked) or self.tree.slot_of[node.module, hooked] in self.kept:
-            return
-        if not rule.scope.params and rule.scope.covers(join(path, "weight")):
-            self.faults.append(
-                Fault(
-                    rule.where,
-                    f"the weight of {join(carrier_path(node), 'weight')!r} is computed from {hooked!r} by an "
-                    f"old hook; use torch.nn.utils.parametrizations, or name it: params={hooked!r}",
-                )
-            )
-
-    def _matches_nothing(self, rule: Rule, carrier: Node) -> None:
-        told = self._why_nothing(rule.scope, carrier)
+    def _matches_nothing(self, rule: Rule, selection: Selection) -> None:
+        told = selection.why_nothing(rule.scope)
         if told:
             self.warnings.append(Fault(rule.where, told))
 
-    def _why_nothing(self, scope: Scope, carrier: Node) -> str:
-        """Why a scope covers no parameter; empty where `_unknown_layers` tells it, name by name."""
-        if not scope:
-            return "has no layer, name, params or override, so it matches nothing"
-        given = {"layer": scope.layer, "name": scope.name and scope.name.text, "params": scope.params}
-        told = ", ".join(f"{key}={_shown(value)}" for key, value in given.items() if value)
-        told = f"{told} matches nothing in {self._label(carrier)}"
-        if scope.name is not None and not any(map(scope.covers, self._names_below(carrier))):
-            return f"{told}; {did_you_mean(scope.name.text, self._names_below(carrier))}"
-        modules = [node.module for path, node in self.tree.below(carrier) if scope.covers(path)]
-        modules = [module for module in modules if scope.has_layer(module)]
-        if modules and scope.params:
-            attributes = {name for module in modules for name in parameter_names(module)}
-            return f"{told}; {did_you_mean(scope.params[0], attributes)}"
-        if modules:
-            return f"{told} that has a weight or a bias; name what it has with `params`"
-        if scope.name is None:
-            return ""
-        return told if scope.layer else f"{told} but single parameters; name these with `params`"
-
-    def _unknown_layers(self, rule: Rule, carrier: Node) -> None:
-        classes = {type(node.module): node.module for _, node in self.tree.below(carrier)}
-        for layer in rule.scope.layer:
-            if not any(is_layer(module, (layer,)) for module in classes.values()):
-                known = {cls.__name__ for cls in classes}
-                self.warnings.append(
-                    Fault(
-                        f"{rule.where}.layer",
-                        f"{self._label(carrier)} has no {_shown((layer,))}; "
-                        f"{did_you_mean(_shown((layer,)).strip(chr(39)).rpartition('.')[2], known)}",
-                    )
-                )
-
-    def _load_steps(self, rule: Rule, initializer: PretrainedInit, carrier: Node) -> Iterator[LoadStep]:
-        roots = [carrier]
+    def _load_steps(self, rule: Rule, initializer: PretrainedInit, selection: Selection) -> Iterator[LoadStep]:
+        roots = [selection.carrier]
         scope = rule.scope
         if rule.is_override:
-            rule = self._resolved(rule, carrier)
-            roots = self._matching(replace(rule.scope, params=()), carrier)
+            rule = self._resolved(rule, selection)
+            roots = selection.modules(replace(rule.scope, params=()))
             scope = replace(rule.scope, name=None)
         for root in roots:
-            targets, slots = self._targets(root, scope)
+            targets, slots = Selection(self.tree, root).targets(scope)
             try:
                 checkpoint = self._checkpoint(initializer)
                 matched = initializer.match(checkpoint, targets)
@@ -292,7 +179,7 @@ class Planner:
                 slot, part = slots[name]
                 if slot not in self.kept:
                     claims.append(Load(slot, rule.where, initializer.describe(), initializer, key, part))
-            yield LoadStep(tuple(claims), rule.where, matched, checkpoint, carrier)
+            yield LoadStep(tuple(claims), rule.where, matched, checkpoint, selection.carrier)
 
     def _checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
         key = (str(initializer.checkpoint), tuple(initializer.safe_globals))
@@ -300,63 +187,13 @@ class Planner:
             self._opened[key] = self._open(initializer)
         return self._opened[key]
 
-    def _targets(self, root: Node, scope: Scope) -> tuple[list[Target], dict[str, tuple[Slot, str | None]]]:
-        """What a checkpoint may fill below a module, and the slot (or part of one) behind every name."""
-        names: dict[Slot, list[str]] = {}
-        for path, node in self.tree.below(root):
-            if not scope.has_layer(node.module):
-                continue
-            for slot in self.tree.held(node, with_buffers=True):
-                for module, attribute in slot.places:
-                    name = join(path, attribute)
-                    if module is node.module and scope.covers(name) and scope.takes(attribute, (attribute,)):
-                        names.setdefault(slot, []).append(name)
-        targets = [_target(slot, found) for slot, found in names.items()]
-        slots: dict[str, tuple[Slot, str | None]] = {}
-        for slot, target in zip(names, targets, strict=True):
-            slots[target.name] = (slot, None)
-            slots.update({part.name: (slot, name) for part, name in zip(target.parts, slot.parts, strict=True)})
-        return targets, slots
-
-
-def _target(slot: Slot, names: Sequence[str]) -> Target:
-    """A slot as what a checkpoint may fill, by its names relative to the module that is loaded into."""
-    stem = names[0].removesuffix(slot.places[0][1])
-    parts = tuple(
-        Target(
-            f"{stem}parametrizations.{name.partition('parametrizations.')[2]}",
-            (),
-            tuple(part.tensor.shape),
-            part.tensor.dtype,
-            slot.is_buffer,
-        )
-        for name, part in slot.parts.items()
-    )
-    return Target(names[0], tuple(names[1:]), slot.shape, slot.dtype, slot.is_buffer, parts)
-
 
 def is_initialised(node: Node) -> bool:
     """The module says that its weights are what they should be."""
     return getattr(node.module, "is_init", False) is True
 
 
-def carrier_path(node: Node) -> str:
-    """The qualified name of a module, for messages."""
-    return node.path or type(node.module).__name__
-
-
 def _with_overrides(rules: Iterable[Rule]) -> Iterator[Rule]:
     for rule in rules:
         yield rule
         yield from _with_overrides(rule.overrides)
-
-
-def _what(initializer: WeightInitializer, *, is_bias: bool) -> str:
-    return initializer.describe_bias() if is_bias else initializer.describe()
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        items = [item.__name__ if isinstance(item, type) else item for item in value]
-        return repr(items[0]) if len(items) == 1 else repr(items)
-    return repr(value)

@@ -47,6 +47,7 @@ ORDER = [
     "config",
     "steps",
     "methods",
+    "selection",
     "planner",
     "plan",
     "tracking",

@@ -269,7 +269,7 @@ class TestInAModel:
                 both_of("blocks.1.attn", "blocks.1.mlp.norm"),
             ),
         ],
-        ids=str,
+        ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
     )
     def test_what_a_rule_writes(self, rule: dict[str, Any], expected: set[str]) -> None:
         net = model()

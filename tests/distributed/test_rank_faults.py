@@ -176,6 +176,34 @@ def code_that_fails_on_rank_one(folder: Path) -> None:
     fit_with(partial(_fail_on, 1))
 
 
+class FailingHook(LitNet):
+    """A hook of the user's fails on rank one."""
+
+    def __init__(self, hook: str) -> None:
+        super().__init__([normal()])
+        self.hook = hook
+
+    def _reach(self, hook: str) -> None:
+        if self.hook == hook and rank() == 1:
+            raise ZeroDivisionError("by zero")
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._reach("setup")
+
+    def configure_model(self) -> None:
+        self._reach("configure_model")
+
+
+def a_setup_that_fails_on_rank_one(folder: Path) -> None:
+    fit(FailingHook("setup"), InitWeightsCallback(seed=5, log=()), RecordingDDP(process_group_backend="gloo"), 2)
+
+
+def a_configure_model_that_fails_on_rank_one(folder: Path) -> None:
+    module = FailingHook("configure_model")
+    fit(module, InitWeightsCallback(seed=5, log=()), RecordingDDP(process_group_backend="gloo"), 2)
+
+
 def _fill_with_rank(weight: torch.Tensor) -> None:
     nn.init.constant_(weight, float(rank()))
 
@@ -236,6 +264,8 @@ CASES: tuple[Callable[[Path], None], ...] = (
     a_warning_that_is_an_error,
     code_that_fails_on_rank_zero,
     code_that_fails_on_rank_one,
+    a_setup_that_fails_on_rank_one,
+    a_configure_model_that_fails_on_rank_one,
     code_that_looks_at_the_rank,
     code_that_writes_on_one_rank_only,
     a_console_that_is_gone_on_rank_zero,
@@ -393,6 +423,14 @@ def test_code_of_the_user_that_fails_on_one_rank_ends_all(cases: Cases, which: i
     assert kind == "RankError"
     assert message.startswith(f"rank {which} failed in 'the initialisation': ZeroDivisionError: by zero\nTraceback")
     assert "in _fail_on" in message
+
+
+@pytest.mark.parametrize("hook", ["setup", "configure_model"])
+def test_a_hook_of_the_user_that_fails_on_one_rank_ends_all(cases: Cases, hook: str) -> None:
+    zero, one = failed(cases[f"a_{hook}_that_fails_on_rank_one"])
+    assert one == ("ZeroDivisionError", "by zero")
+    assert zero[0] == "RankError"
+    assert zero[1].startswith(f"rank 1 failed in 'LightningModule.{hook}': ZeroDivisionError: by zero")
 
 
 @pytest.mark.parametrize("case", ["code_that_looks_at_the_rank", "code_that_writes_on_one_rank_only"])

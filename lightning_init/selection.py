@@ -1,0 +1,193 @@
+"""What a rule means in the tree below the module that carries it, and why it means nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_init.checkpoint.match import Target
+from lightning_init.config import Rule
+from lightning_init.errors import Fault, did_you_mean
+from lightning_init.scope import NamePattern, Scope, is_layer
+from lightning_init.tree import Node, Slot, Tree, join, parameter_names
+
+__all__ = ["Selection"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Resolves scopes relative to a module.
+
+    Attributes:
+        tree: The module tree.
+        carrier: The module that paths are relative to.
+    """
+
+    tree: Tree
+    carrier: Node
+
+    @property
+    def label(self) -> str:
+        """The name of the carrier, for messages."""
+        return join(type(self.tree.root.module).__name__, self.carrier.path)
+
+    def parameters(self, scope: Scope) -> Iterator[tuple[Slot, str]]:
+        """(slot, own name) of the parameters of a scope, by default those called ``weight`` and ``bias``."""
+        for path, node in self.tree.below(self.carrier) if scope else ():
+            if not scope.has_layer(node.module):
+                continue
+            for name in parameter_names(node.module):
+                if scope.takes(name, ("weight", "bias")) and scope.covers(join(path, name)):
+                    yield self.tree.slot_of[node.module, name], name
+
+    def protected(self, scope: Scope) -> tuple[set[Node], list[Slot]]:
+        """What a `Keep` rule covers: all at and below the modules it means, or their ``params``, or a parameter.
+
+        Returns:
+            The modules that are covered as a whole, and all slots that are covered.
+        """
+        nodes: set[Node] = set()
+        found: dict[Slot, None] = {}
+        for top in self.modules(scope) if scope else ():
+            for _, node in self.tree.below(top):
+                if not scope.params:
+                    nodes.add(node)
+                for slot in self.tree.held(node, with_buffers=True):
+                    attributes = [name for module, name in slot.places if module is node.module]
+                    if not scope.params or any(scope.takes(name, ()) for name in attributes):
+                        found.setdefault(slot)
+        for path, node in self.tree.below(self.carrier) if scope.name else ():
+            for name in parameter_names(node.module):
+                if scope.takes(name, ()) and scope.has_layer(node.module) and scope.covers(join(path, name)):
+                    found.setdefault(self.tree.slot_of[node.module, name])
+        return nodes, list(found)
+
+    def modules(self, scope: Scope) -> list[Node]:
+        """The modules that a scope means, without those below them."""
+        found: dict[Node, None] = {}
+
+        def descend(node: Node, path: str, above: frozenset[Node]) -> None:
+            if scope.has_layer(node.module) and scope.covers(path):
+                found.setdefault(node)
+                return
+            for name, child in node.children.items():
+                if child not in above:
+                    descend(child, join(path, name), above | {child})
+
+        descend(self.carrier, "", frozenset({self.carrier}))
+        return list(found)
+
+    def targets(self, scope: Scope) -> tuple[list[Target], dict[str, tuple[Slot, str | None]]]:
+        """What a checkpoint may fill, and the slot (or part of one) behind every name."""
+        names: dict[Slot, list[str]] = {}
+        for path, node in self.tree.below(self.carrier):
+            if not scope.has_layer(node.module):
+                continue
+            for slot in self.tree.held(node, with_buffers=True):
+                for module, attribute in slot.places:
+                    name = join(path, attribute)
+                    if module is node.module and scope.covers(name) and scope.takes(attribute, (attribute,)):
+                        names.setdefault(slot, []).append(name)
+        targets = [_target(slot, found) for slot, found in names.items()]
+        slots: dict[str, tuple[Slot, str | None]] = {}
+        for slot, target in zip(names, targets, strict=True):
+            slots[target.name] = (slot, None)
+            slots.update({part.name: (slot, name) for part, name in zip(target.parts, slot.parts, strict=True)})
+        return targets, slots
+
+    def resolved(self, rule: Rule) -> tuple[Rule, list[Fault]]:
+        """An override with a name that exists; an attribute that leads to a module of the tree (a property) counts."""
+        pattern = rule.scope.name
+        if not rule.is_override or pattern is None or any(map(pattern.covers, self.names())):
+            return rule, []
+        target: Any = self.carrier.module
+        for part in pattern.text.split("."):
+            target = getattr(target, part, None)
+        for path, node in self.tree.below(self.carrier):
+            if node.module is target and path:
+                return replace(rule, scope=replace(rule.scope, name=NamePattern(path))), []
+        known = [path for path in self.names() if path.count(".") <= pattern.text.count(".")]
+        told = f"{self.label} has no {pattern.text!r}; {did_you_mean(pattern.text, known)}"
+        return rule, [Fault(f"{rule.where}.name", told)]
+
+    def names(self) -> Iterator[str]:
+        """The relative paths of all modules and parameters below the carrier."""
+        for path, node in self.tree.below(self.carrier):
+            if path:
+                yield path
+            for name in parameter_names(node.module):
+                yield join(path, name)
+
+    def why_nothing(self, scope: Scope) -> str:
+        """Why a scope covers no parameter; empty where `unknown_layers` tells it, name by name."""
+        if not scope:
+            return "has no layer, name, params or override, so it matches nothing"
+        given = {"layer": scope.layer, "name": scope.name and scope.name.text, "params": scope.params}
+        told = ", ".join(f"{key}={_shown(value)}" for key, value in given.items() if value)
+        told = f"{told} matches nothing in {self.label}"
+        if scope.name is not None and not any(map(scope.covers, self.names())):
+            return f"{told}; {did_you_mean(scope.name.text, self.names())}"
+        modules = [node.module for path, node in self.tree.below(self.carrier) if scope.covers(path)]
+        modules = [module for module in modules if scope.has_layer(module)]
+        if modules and scope.params:
+            attributes = {name for module in modules for name in parameter_names(module)}
+            return f"{told}; {did_you_mean(scope.params[0], attributes)}"
+        if modules:
+            return f"{told} that has a weight or a bias; name what it has with `params`"
+        if scope.name is None:
+            return ""
+        return told if scope.layer else f"{told} but single parameters; name these with `params`"
+
+    def unknown_layers(self, rule: Rule) -> Iterator[Fault]:
+        """The names in ``layer`` that no module has."""
+        classes = {type(node.module): node.module for _, node in self.tree.below(self.carrier)}
+        known = {cls.__name__ for cls in classes}
+        for layer in rule.scope.layer:
+            if not any(is_layer(module, (layer,)) for module in classes.values()):
+                name = layer if isinstance(layer, str) else layer.__name__
+                told = f"{self.label} has no {name!r}; {did_you_mean(name.rpartition('.')[2], known)}"
+                yield Fault(f"{rule.where}.layer", told)
+
+    def undone_by_hooks(self, rule: Rule) -> Iterator[tuple[Slot, Fault]]:
+        """The weights that hooks of old compute anew before every forward, which would undo what is written to them."""
+        for path, node in self.tree.below(self.carrier) if rule.scope and not rule.scope.params else ():
+            hooked = _hooked(node.module)
+            if hooked and rule.scope.has_layer(node.module) and rule.scope.covers(join(path, "weight")):
+                told = (
+                    f"{join(node.path, 'weight')!r} is computed from {hooked!r} by an old hook; use "
+                    f"torch.nn.utils.parametrizations, or name it: params={hooked!r}"
+                )
+                yield self.tree.slot_of[node.module, hooked], Fault(rule.where, told)
+
+
+def _hooked(module: nn.Module) -> str | None:
+    # The hooks leave what they computed last as a plain attribute.
+    if not isinstance(vars(module).get("weight"), Tensor):
+        return None
+    return next((name for name in ("weight_v", "weight_orig") if name in module._parameters), None)
+
+
+def _target(slot: Slot, names: Sequence[str]) -> Target:
+    """A slot as what a checkpoint may fill, by its names relative to the module that is loaded into."""
+    stem = names[0].removesuffix(slot.places[0][1])
+    parts = tuple(
+        Target(
+            f"{stem}parametrizations.{name.partition('parametrizations.')[2]}",
+            (),
+            tuple(part.tensor.shape),
+            part.tensor.dtype,
+            slot.is_buffer,
+        )
+        for name, part in slot.parts.items()
+    )
+    return Target(names[0], tuple(names[1:]), slot.shape, slot.dtype, slot.is_buffer, parts)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        items = [item.__name__ if isinstance(item, type) else item for item in value]
+        return repr(items[0]) if len(items) == 1 else repr(items)
+    return repr(value)
