@@ -23,7 +23,8 @@ from lightning_init.initializers.uniform import UniformInit
 from lightning_init.initializers.variance import Caffe2XavierInit, KaimingInit, XavierInit
 from lightning_init.metrics import WeightStatistics
 from lightning_init.modules import BaseModule, ModuleDict, ModuleList, Sequential
-from lightning_init.plan import InitPlan, build_plan
+from lightning_init.plan import InitPlan
+from lightning_init.planning import build_plan
 from lightning_init.report import InitReport
 
 __all__ = [

@@ -20,10 +20,11 @@ from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitE
 from lightning_init.initializers.base import Initializer
 from lightning_init.loggers import CONTENTS, log_report, show
 from lightning_init.materialize import has_meta, materialize
-from lightning_init.plan import check_configs
+from lightning_init.planning import check_configs
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
-from lightning_init.tree import Tree, unwrap
+from lightning_init.tree import Tree
+from lightning_init.wrappers import unwrap
 
 __all__ = ["InitWeightsCallback"]
 

@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from lightning_init import distributed
-from lightning_init.plan import InitPlan, make_plan
+from lightning_init.ledger import warn
+from lightning_init.plan import InitPlan
+from lightning_init.planning import make_plan
 from lightning_init.report import InitReport
 from lightning_init.rng import draw_seed
-from lightning_init.run import Run, running, warn
+from lightning_init.run import Run, running
 from lightning_init.settings import RngDevice, Settings
-from lightning_init.tree import Tree, unwrap
+from lightning_init.tree import Tree
+from lightning_init.wrappers import unwrap
 
 __all__ = ["execute", "init_weights", "initialize", "run_steps_of"]
 
@@ -104,7 +107,7 @@ def run_steps_of(module: nn.Module) -> None:
         told = f"init_weights of {type(module).__name__} has run already (is_init is True); nothing was changed"
         if outer is not None and not outer.is_calling(module):
             # A method that calls those of its children, as MMEngine needs it, does nothing wrong.
-            outer.notes.append(told)
+            outer.ledger.notes.append(told)
         else:
             _skip(told)
     elif outer is not None:
@@ -153,7 +156,7 @@ def execute(
 
     def begin() -> int:
         # A warning may be an error, by the filters of this process.
-        warn(run.warnings)
+        warn(run.ledger.warnings)
         return draw_seed() if settings.seed is None else settings.seed
 
     with run.closing():

@@ -50,17 +50,25 @@ def assign(module: nn.Module, attribute: str, value: Tensor) -> None:
         parametrizations(module)[attribute].right_inverse(value)
 
 
-def obstacle(module: nn.Module, attribute: str) -> str | None:
-    """Why a parametrized tensor cannot be written; None if it can. It is tried on a copy."""
-    plist = parametrizations(module)[attribute]
-    value = computed(module, attribute)
+def obstacle(module: nn.Module, attribute: str, value: Tensor | None = None) -> str | None:
+    """Why a parametrized tensor cannot be written; None if it can. It is tried on a copy.
+
+    Args:
+        module: The module that holds it.
+        attribute: Its plain name.
+        value: What is to be written; by default what it is now.
+    """
+    plist = copy.deepcopy(parametrizations(module)[attribute])
+    value = computed(module, attribute) if value is None else value
+    kinds = ", ".join(type(part).__name__ for part in plist)
     # Some draw numbers; the user's generators are to stand where they stood.
     with isolated(0, attribute, {value.device}):
         try:
             with torch.no_grad():
-                copy.deepcopy(plist).right_inverse(value)
+                plist.right_inverse(value)
+                if value.isfinite().all() and not plist().isfinite().all():
+                    return f"its parametrization {kinds} makes NaN of such numbers"
         except Exception as error:  # noqa: BLE001 - a parametrization is anybody's code
-            kinds = ", ".join(type(part).__name__ for part in plist)
             reason = str(error).partition("\n")[0]
             told = f"its parametrization {kinds} has no right inverse to write it through"
             return f"{told} ({type(error).__name__}: {reason})"

@@ -17,7 +17,8 @@ from lightning_init.errors import InitError, did_you_mean
 from lightning_init.initializers.laws import Law
 from lightning_init.metrics import STATISTICS, statistics_of
 from lightning_init.text import Legend, columns, markdown
-from lightning_init.tree import slots, unwrap
+from lightning_init.tree import slots
+from lightning_init.wrappers import unwrap
 
 __all__ = ["Expected", "InitReport", "Row"]
 

@@ -16,7 +16,7 @@ from lightning_init.initializers.fill import BlockGenerators, can_hold, fill_
 from lightning_init.initializers.laws import Law
 from lightning_init.tree import Node, Slot
 
-__all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "settle"]
+__all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat", "settle"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +146,14 @@ def claims_of(steps: Iterable[Step]) -> Iterator[Claim]:
     for step in steps:
         if isinstance(step, FillStep | LoadStep):
             yield from step.claims
+
+
+def flat(steps: Sequence[Step]) -> Iterator[Step]:
+    """The steps in writing order, with those nested in calls."""
+    for step in steps:
+        yield step
+        if isinstance(step, Call) and step.nested is not None:
+            yield from flat(step.nested)
 
 
 @dataclass

@@ -7,7 +7,7 @@ are the slot's *parts*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,36 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from lightning_init.parametrized import assign, computed, original, parametrizations
+from lightning_init.parametrized import computed, original, parametrizations
+from lightning_init.wrappers import unwrap
 
-__all__ = ["Node", "Part", "Slot", "Tree", "copy_", "parameter", "parameter_names", "slots", "unwrap", "walk", "write"]
-
-# Recognised by the name of a class, so that torch._dynamo and friends are not imported for it.
-WRAPPERS: Mapping[str, str] = {
-    "lightning.fabric.wrappers._FabricModule": "_original_module",
-    "lightning_fabric.wrappers._FabricModule": "_original_module",
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
-    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
-    "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-}
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The user's module inside DDP, FSDP, ``torch.compile`` and checkpoint wrappers, which are known by their class."""
-    while True:
-        inner = next((WRAPPERS[name] for name in map(_class_path, type(module).__mro__) if name in WRAPPERS), None)
-        if inner is None:
-            return module
-        wrapped = module._modules[inner]
-        if wrapped is None:
-            return module
-        module = wrapped
-
-
-def _class_path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+__all__ = ["Node", "Part", "Slot", "Tree", "join", "parameter", "parameter_names", "slots", "walk"]
 
 
 def join(*parts: str) -> str:
@@ -272,56 +246,3 @@ def parameter(module: nn.Module, name: str) -> Tensor:
     if tensor is None:
         raise AttributeError(name)
     return tensor
-
-
-def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
-    """Writes a parameter or buffer of a module in place.
-
-    A parametrized one is written through the right inverse of its parametrizations. The padding row of an embedding is
-    zero afterwards.
-
-    Args:
-        module: The module that holds it.
-        name: Its plain attribute.
-        fill: Gets a detached tensor of its shape, type and device, and fills it.
-    """
-    with torch.no_grad():
-        is_parametrized = name in parametrizations(module)
-        # Not empty_like: a filler may leave elements as they are.
-        tensor = computed(module, name).clone() if is_parametrized else parameter(module, name).detach()
-        fill(tensor)
-        _zero_padding(module, name, tensor)
-        if is_parametrized:
-            assign(module, name, tensor)
-
-
-def _zero_padding(module: nn.Module, name: str, tensor: Tensor) -> None:
-    if name == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
-        tensor[module.padding_idx].zero_()
-
-
-def write_slot(slot: Slot, fill: Callable[[Tensor], None]) -> None:
-    """Writes a slot; a padding row stays zero whichever of the tied modules it belongs to."""
-
-    def fill_all(tensor: Tensor) -> None:
-        fill(tensor)
-        for module, name in slot.places:
-            _zero_padding(module, name, tensor)
-
-    write(*slot.places[0], fill_all)
-
-
-def copy_(slot: Slot, value: Tensor) -> None:
-    """Writes given values into a slot, all of them: a checkpoint's padding row is what it is.
-
-    Args:
-        slot: Where to.
-        value: Of the slot's shape; its type and device are converted.
-    """
-    module, name = slot.places[0]
-    with torch.no_grad():
-        if slot.parts:
-            # A right inverse may keep what it gets, and this may be a view of a file.
-            assign(module, name, value.to(slot.tensors[0], copy=True))
-        else:
-            slot.tensor.copy_(value)

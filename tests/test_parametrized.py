@@ -268,3 +268,12 @@ def test_assigning_records_no_gradient() -> None:
     fc = parametrizations.weight_norm(nn.Linear(4, 3))
     assign(fc, "weight", torch.ones(3, 4))
     assert all(parameter.is_leaf and parameter.requires_grad for parameter in fc.parameters())
+
+
+@pytest.mark.parametrize("bad", [{"val": 0.0}, {"val": 0.0, "bias": 1}])
+def test_numbers_that_a_parametrization_cannot_hold_are_refused(bad: dict[str, float]) -> None:
+    net = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 2)), nn.Linear(2, 2))
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    with pytest.raises(InitConfigError, match=r"^init_cfg: cannot write '0.weight': .*makes NaN of such numbers$"):
+        init_weights(net, {"type": "Constant", "layer": "Linear", **bad})
+    assert all(map(torch.equal, before, net.parameters()))

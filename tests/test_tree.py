@@ -13,7 +13,9 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import parametrizations
 
 from lightning_init import init_weights
-from lightning_init.tree import Tree, copy_, parameter, parameter_names, slots, unwrap, walk, write
+from lightning_init.tree import Tree, parameter, parameter_names, slots, walk
+from lightning_init.values import copy_, write
+from lightning_init.wrappers import unwrap
 from tests.models import Holder, constant, linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")

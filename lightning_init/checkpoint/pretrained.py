@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_init import tree
+from lightning_init import tree, values
 from lightning_init.checkpoint.formats import Checkpoint, SafeGlobal, open_checkpoint
 from lightning_init.checkpoint.match import Match, OnMismatch, Target, match
 from lightning_init.checkpoint.sources import locate
@@ -198,7 +198,7 @@ def copy_(slot: tree.Slot, name: str, value: Tensor) -> None:
         with torch.no_grad():
             slot.parts[name].tensor.copy_(value)
     else:
-        tree.copy_(slot, value)
+        values.copy_(slot, value)
 
 
 def _check_device(checks: Checks, map_location: Any) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_init import parametrized, tree
+from lightning_init import parametrized, tree, values
 from lightning_init.errors import Fault, InitConfigError
 
 __all__ = ["Write", "write_all"]
@@ -60,4 +60,4 @@ def write_all(writes: Sequence[Write]) -> None:
     if faults:
         raise InitConfigError(faults)
     for write in writes:
-        tree.write(write.module, write.name, write.fill)
+        values.write(write.module, write.name, write.fill)

@@ -1,0 +1,67 @@
+"""What keeps a plan from being executed on the module as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import Tensor
+
+from lightning_init.errors import Fault
+from lightning_init.plan import InitPlan
+from lightning_init.rng import Stream
+from lightning_init.settings import Settings
+from lightning_init.steps import Call, Claim, Fill, Load
+from lightning_init.values import trial
+
+__all__ = ["refusals"]
+
+_META = (
+    "is on the meta device, without storage: materialise it first, with to_empty(device=...), or leave that to "
+    "InitWeightsCallback"
+)
+
+
+def refusals(plan: InitPlan, settings: Settings, *, gets_storage: bool, is_part: bool) -> list[Fault]:
+    """The faults that only the settings, or a look at the tensors, show.
+
+    Args:
+        plan: The plan.
+        settings: How it would be run.
+        gets_storage: Tensors on ``meta`` are given storage before.
+        is_part: It is that of a part, from within a method; what stays untouched shows only at the end.
+    """
+    faults = list(plan.warnings) if settings.strict else []
+    if settings.require_all:
+        untouched = [] if is_part else plan.untouched()
+        faults += [Fault(name, "no rule writes it (require_all)") for name in untouched]
+        faults += [Fault(key, "nothing takes this key (require_all)") for key in plan.unexpected()]
+    for claim in plan.claims:
+        if claim in plan.executed:
+            faults += _unwritable(claim, gets_storage=gets_storage)
+    if not gets_storage:
+        faults += [fault for call in plan.calls for fault in _lost(call, plan)]
+    return faults
+
+
+def _lost(call: Call, plan: InitPlan) -> Iterator[Fault]:
+    """What a method would write in vain."""
+    lost = [slot.name for slot in call.covers if slot.is_meta and slot not in plan.kept]
+    if lost:
+        yield Fault(call.source, f"{min(lost)!r} {_META}")
+
+
+def _unwritable(claim: Claim, *, gets_storage: bool) -> Iterator[Fault]:
+    """What keeps a claim from being written to the module as it is now."""
+    slot = claim.slot
+    if slot.is_meta and not gets_storage:
+        yield Fault(claim.source, f"{slot.name!r} {_META}")
+    elif slot.parts and not slot.is_meta and not (isinstance(claim, Load) and claim.part):
+        reason = trial(slot, partial(_fill, claim) if isinstance(claim, Fill) else None)
+        if reason:
+            yield Fault(claim.source, f"cannot write {slot.name!r}: {reason}")
+
+
+def _fill(claim: Fill, tensor: Tensor) -> None:
+    # Of any seed: what matters of the numbers, that they are all zero say, is the law's.
+    claim.write(tensor, Stream(0, claim.slot.key, tensor.device).generator)

@@ -1,0 +1,156 @@
+"""Who wrote what: the book of an initialisation, from which its report is made."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from lightning_init import distributed
+from lightning_init.digests import digest
+from lightning_init.errors import Fault, InitConfigError, InitWarning
+from lightning_init.plan import InitPlan
+from lightning_init.report import Expected, InitReport, Row
+from lightning_init.settings import Settings
+from lightning_init.steps import LoadStep
+from lightning_init.tree import Node, Slot, Tree
+
+__all__ = ["Ledger", "Written", "warn"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Who wrote a parameter last.
+
+    Attributes:
+        source: Where it was declared, or the method; None for nobody.
+        initializer: The declared initializer with its arguments.
+        expected: What its law says.
+    """
+
+    source: str | None
+    initializer: str | None = None
+    expected: Expected | None = None
+
+
+@dataclass
+class Ledger:
+    """What has happened so far. Parameters are known by their names.
+
+    Attributes:
+        settings: How the initialisation is run.
+        written: Who wrote a parameter last.
+        kept: The places of the rules that protect parameters.
+        loaded: The places of the rules whose checkpoint a parameter holds now.
+        loads: The checkpoints that were read.
+        warnings: What is probably not meant.
+        notes: What the user may want to know.
+    """
+
+    settings: Settings
+    written: dict[str, Written] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    loaded: dict[str, str] = field(default_factory=dict)
+    loads: list[LoadStep] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def take_plan(self, plan: InitPlan) -> list[str]:
+        """Takes what a plan says besides its steps.
+
+        Returns:
+            The warnings that are new; a part may be planned anew.
+        """
+        fresh = [told for told in map(str, plan.warnings) if told not in self.warnings]
+        self.warnings += fresh
+        self.notes += [note for note in plan.notes if note not in self.notes]
+        self.kept.update({slot.name: where for slot, where in plan.kept.items()})
+        return fresh
+
+    def filled(self, name: str, by: Written) -> None:
+        """A rule filled a parameter."""
+        self.loaded.pop(name, None)
+        self.written[name] = by
+
+    def read(self, step: LoadStep, names: Iterable[tuple[str, str]]) -> None:
+        """A checkpoint was loaded into parameters, given with the initializer that says so."""
+        self.loads.append(step)
+        for name, what in names:
+            self.written[name] = Written(step.source, what)
+            self.loaded[name] = step.source
+        match = step.match
+        complete = not (match.missing or match.unexpected or match.mismatched)
+        self.notes.append(f"{step.source}: {match.summary() if complete else match.table()}")
+
+    def written_by_method(self, source: str, names: Iterable[str]) -> None:
+        """A module's own method wrote parameters.
+
+        Raises:
+            InitConfigError: Under ``strict``: they held a checkpoint's weights, or are protected.
+        """
+        for name in names:
+            if name in self.loaded:
+                self._warn(f"{source} writes over {name!r}, which the checkpoint of {self.loaded.pop(name)} loaded")
+            if name in self.kept:
+                self._warn(
+                    f"{source} writes {name!r}, which {self.kept[name]} keeps from rules and checkpoints "
+                    f"but not from code"
+                )
+            self.written[name] = Written(source)
+
+    def _warn(self, told: str) -> None:
+        if self.settings.strict:
+            raise InitConfigError(told)
+        self.warnings.append(told)
+        warn([told])
+
+    def digests(self, tree: Tree) -> dict[str, str]:
+        """A digest of every parameter that was written."""
+        written = {slot for slot in tree.slots if slot.name in self.written}
+        return {slot.name: digest(slot.tensors) for slot in sorted(written, key=lambda slot: slot.name)}
+
+    def report(self, tree: Tree, seed: int | None, at: Node | None = None) -> InitReport:
+        """The report of a tree, or of the part of it at a module.
+
+        Raises:
+            InitConfigError: Nothing wrote a parameter of the tree, which ``require_all`` forbids; methods can be
+                judged only now.
+        """
+        inside = None if at is None else tree.covered(at)
+        rows = [self._row(slot) for slot in tree.slots if not slot.is_buffer and (inside is None or slot in inside)]
+        untouched = [row.name for row in rows if row.source is None and not row.kept_by]
+        if at is None and self.settings.require_all and untouched:
+            raise InitConfigError([Fault(name, "nothing wrote it (require_all)") for name in untouched])
+        notes = list(self.notes)
+        if untouched:
+            shown = ", ".join(untouched[:10]) + (", ..." if len(untouched) > 10 else "")
+            notes.append(f"{len(untouched)} parameters keep their constructor's values, no rule writes them: {shown}")
+        module: nn.Module = (tree.root if at is None else at).module
+        checkpoints = [(step.source, step.match) for step in self.loads]
+        return InitReport(module, rows, checkpoints=checkpoints, warnings=self.warnings, notes=notes, seed=seed)
+
+    def _row(self, slot: Slot) -> Row:
+        written = self.written.get(slot.name, Written(None))
+        return Row(
+            slot.name,
+            slot.aliases,
+            slot.shape,
+            slot.dtype,
+            initializer=written.initializer,
+            source=written.source,
+            expected=written.expected,
+            kept_by=self.kept.get(slot.name),
+        )
+
+
+def warn(told: Sequence[str]) -> None:
+    """One warning that lists everything, on rank zero."""
+    if told and distributed.rank() == 0:
+        frame, level = sys._getframe(), 1  # noqa: SLF001 - the way to the user's line, whatever the depth
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(f"{__package__}."):
+            frame, level = frame.f_back, level + 1
+        lines = told if len(told) == 1 else [f"{len(told)} things that are probably not meant:", *told]
+        warnings.warn("\n  - ".join(lines), InitWarning, stacklevel=level)

@@ -1,0 +1,187 @@
+"""Makes plans: `build_plan` for the user, `make_plan` for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.errors import CheckpointError, Fault, InitConfigError
+from lightning_init.plan import InitPlan, PlanEntry, PlannedClaim
+from lightning_init.planner import Opener, Planner
+from lightning_init.steps import Call, Claim, Done, Fill, Load, Step, claims_of, flat, settle
+from lightning_init.tree import Slot, Tree
+
+__all__ = ["SoFar", "build_plan", "check_configs", "make_plan"]
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """What holds already when a part of an initialisation is planned while it runs.
+
+    Attributes:
+        kept: The slots that are protected, each with the place of the rule.
+        loaded: The slots that hold what a checkpoint loaded, likewise.
+    """
+
+    kept: Mapping[Slot, str] = field(default_factory=dict)
+    loaded: Mapping[Slot, str] = field(default_factory=dict)
+
+
+def build_plan(module: nn.Module, init_cfg: Any = None) -> InitPlan:
+    """What `init_weights` would do to a module; nothing is written, and a module on ``meta`` will do.
+
+    Args:
+        module: The module, with an ``init_cfg`` on itself or on modules below.
+        init_cfg: A config in place of the module's own.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InitConfigError: Faults of the configs, all of them.
+        CheckpointError: A checkpoint cannot be read or does not fit.
+
+    >>> print(build_plan(nn.Linear(2, 1), dict(type="Normal", layer="Linear", std=0.01, bias=1)))
+    parameter  shape  written by  instead of
+    weight     1x2    [1]
+    bias       1      [2]
+    [1]  init_cfg  Normal(mean=0, std=0.01)
+    [2]  init_cfg  Normal(bias=1)
+    """
+    plan = make_plan(Tree(module), init_cfg=init_cfg)
+    for step in plan.load_steps:
+        step.checkpoint.close()
+    return plan
+
+
+def check_configs(tree: Tree, init_cfg: Any = None, label: str = "init_cfg") -> None:
+    """Reads every config of a tree, without looking for what its rules match.
+
+    Raises:
+        InitConfigError: With the faults of all configs.
+    """
+    planner = Planner(tree, PretrainedInit.open, label)
+    planner.read(tree.root, init_cfg)
+    if planner.faults:
+        raise InitConfigError(planner.faults)
+
+
+def make_plan(
+    tree: Tree,
+    *,
+    init_cfg: Any = None,
+    label: str = "init_cfg",
+    at: nn.Module | None = None,
+    alone: bool = False,
+    with_method: bool = True,
+    open_checkpoint: Opener = PretrainedInit.open,
+    so_far: SoFar | None = None,
+) -> InitPlan:
+    """Plans a module of a tree.
+
+    Args:
+        tree: The tree that gives the names.
+        init_cfg: A config in place of the module's own.
+        label: The name of this config in messages.
+        at: The module; the root by default.
+        alone: Only this config counts, none of the modules' own and no method.
+        with_method: The module's own ``init_weights`` is a step.
+        open_checkpoint: How a checkpoint is opened.
+        so_far: For a part of an initialisation that runs, what holds already.
+
+    Raises:
+        InitConfigError: Faults of the configs and what is wrong with checkpoints besides.
+        CheckpointError: Only checkpoints are at fault.
+    """
+    node = tree.root if at is None else tree.nodes[at]
+    planner = Planner(tree, open_checkpoint, label)
+    so_far = so_far or SoFar()
+    planner.kept.update(so_far.kept)
+    steps = planner.alone(node, init_cfg) if alone else planner.whole(node, init_cfg, with_method=with_method)
+    executed = settle(steps)
+    faults = planner.faults + [
+        fault for claim in claims_of(flat(steps)) if claim in executed for fault in _check(claim)
+    ]
+    if faults:
+        raise InitConfigError(faults + planner.checkpoint_faults)
+    if planner.checkpoint_faults:
+        raise CheckpointError(planner.checkpoint_faults)
+    overwritten, notes = _over_checkpoints(steps, so_far.loaded)
+    return InitPlan(
+        _entries(tree, steps, executed, planner.kept),
+        tuple(dict.fromkeys([*planner.warnings, *overwritten])),
+        tuple(dict.fromkeys([*planner.notes, *notes])),
+        steps,
+        frozenset(executed),
+        planner.kept,
+    )
+
+
+def _check(claim: Claim) -> Iterator[Fault]:
+    """What keeps a claim from being executed."""
+    slot = claim.slot
+    if slot.is_lazy:
+        yield Fault(
+            claim.source, f"{slot.name!r} has no shape yet; run one batch through the model before initialising"
+        )
+        return
+    if not isinstance(claim, Fill):
+        return
+    obstacle = claim.obstacle()
+    if obstacle:
+        yield Fault(claim.source, f"cannot fill {slot.name!r}: {obstacle}")
+
+
+def _over_checkpoints(steps: Sequence[Step], loaded_before: Mapping[Slot, str]) -> tuple[list[Fault], list[str]]:
+    """Rules, and other checkpoints, that write over weights which a checkpoint loaded."""
+    loaded = dict(loaded_before)
+    over: dict[tuple[str, str, bool], list[str]] = {}
+    for claim in claims_of(flat(steps)):
+        before = loaded.get(claim.slot)
+        is_load = isinstance(claim, Load)
+        if before is not None and before != claim.source and not claim.source.startswith(f"{before}.override"):
+            over.setdefault((claim.source, before, is_load), []).append(claim.slot.name)
+        if is_load:
+            loaded[claim.slot] = claim.source
+    faults = [
+        Fault(source, f"writes over weights that the checkpoint of {before} loaded: {_some(names)}")
+        for (source, before, is_load), names in over.items()
+        if not is_load
+    ]
+    notes = [
+        f"{source}: its checkpoint is loaded over that of {before}: {_some(names)}"
+        for (source, before, is_load), names in over.items()
+        if is_load
+    ]
+    return faults, notes
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _entries(tree: Tree, steps: Sequence[Step], executed: set[Claim], kept: dict[Slot, str]) -> tuple[PlanEntry, ...]:
+    claims: dict[Slot, list[PlannedClaim]] = {slot: [] for slot in tree.slots}
+
+    def collect(level: Sequence[Step], *, certain: bool) -> None:
+        for step in level:
+            if isinstance(step, Call):
+                if step.nested is not None:
+                    collect(step.nested, certain=False)
+                for slot in step.covers:
+                    claims[slot].append(PlannedClaim(step.source, "init_weights", certain=False, executed=True))
+            elif not isinstance(step, Done):
+                for claim in step.claims:
+                    planned = PlannedClaim(claim.source, claim.what, certain=certain, executed=claim in executed)
+                    if planned not in claims[claim.slot]:
+                        claims[claim.slot].append(planned)
+
+    collect(steps, certain=True)
+    return tuple(
+        PlanEntry(slot.name, slot.aliases, slot.shape, slot.dtype, slot.is_buffer, tuple(found), kept.get(slot))
+        for slot, found in claims.items()
+    )
