@@ -17,6 +17,7 @@ from lightning_init.report import InitReport
 from lightning_init.rng import draw_seed
 from lightning_init.run import Run, running
 from lightning_init.settings import RngDevice, Settings
+from lightning_init.text import some
 from lightning_init.tree import Tree
 from lightning_init.wrappers import unwrap
 
@@ -54,7 +55,8 @@ def init_weights(
         One row for each parameter.
 
     Raises:
-        InitConfigError: Faults of a config, all of them. Nothing has been written.
+        InitConfigError: Faults of a config, all of them. Nothing has been written, unless it is what a module's own
+            ``init_weights`` did that ``strict`` or ``require_all`` forbids: code can be judged only after it ran.
         CheckpointError: A checkpoint cannot be read or does not fit. Nothing has been written.
         RankError: Ranks disagree, or another rank failed.
 
@@ -65,7 +67,8 @@ def init_weights(
     """
     outer = running.get()
     if outer is not None:
-        return outer.part(module, init_cfg)
+        outer.part(module, init_cfg)
+        return outer.report_of(module)
     settings = Settings(seed, rng_device, strict, require_all)
     root = unwrap(module)
     if getattr(root, "is_init", False) is True:
@@ -95,7 +98,8 @@ def initialize(
     """
     outer = running.get()
     if outer is not None:
-        return outer.part(module, init_cfg, alone=True)
+        outer.part(module, init_cfg, alone=True)
+        return outer.report_of(module)
     settings = Settings(seed, rng_device, strict, require_all)
     return execute(unwrap(module), settings, init_cfg=init_cfg, alone=True)
 
@@ -183,18 +187,14 @@ def _skip(told: str) -> None:
 
 def _plans_differ(names: list[str]) -> str:
     return (
-        f"the plan of the initialisation differs between ranks for {_some(names)}; give every rank the same model "
+        f"the plan of the initialisation differs between ranks for {some(names, 10)}; give every rank the same model "
         f"and the same config"
     )
 
 
 def _weights_differ(names: list[str]) -> str:
     return (
-        f"ranks hold different weights after the initialisation: {_some(names)}; an init_weights that depends on "
+        f"ranks hold different weights after the initialisation: {some(names, 10)}; an init_weights that depends on "
         f"the rank, or on values that the constructors drew from differently seeded generators, does this "
         f"(seed_everything helps against the latter)"
     )
-
-
-def _some(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

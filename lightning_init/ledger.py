@@ -16,6 +16,7 @@ from lightning_init.plan import InitPlan
 from lightning_init.report import Expected, InitReport, Row
 from lightning_init.settings import Settings
 from lightning_init.steps import LoadStep
+from lightning_init.text import some
 from lightning_init.tree import Node, Slot, Tree
 
 __all__ = ["Ledger", "Written", "warn"]
@@ -91,21 +92,19 @@ class Ledger:
         Raises:
             InitConfigError: Under ``strict``: they held a checkpoint's weights, or are protected.
         """
+        over: dict[str, list[str]] = {}
         for name in names:
             if name in self.loaded:
-                self._warn(f"{source} writes over {name!r}, which the checkpoint of {self.loaded.pop(name)} loaded")
+                over.setdefault(f"over weights that the checkpoint of {self.loaded.pop(name)} loaded", []).append(name)
             if name in self.kept:
-                self._warn(
-                    f"{source} writes {name!r}, which {self.kept[name]} keeps from rules and checkpoints "
-                    f"but not from code"
-                )
+                keeper = f"what {self.kept[name]} keeps from rules and checkpoints, but not from code"
+                over.setdefault(keeper, []).append(name)
             self.written[name] = Written(source)
-
-    def _warn(self, told: str) -> None:
-        if self.settings.strict:
-            raise InitConfigError(told)
-        self.warnings.append(told)
-        warn([told])
+        told = [f"{source} writes {what}: {some(found)}" for what, found in over.items()]
+        if told and self.settings.strict:
+            raise InitConfigError([Fault("", line) for line in told])
+        self.warnings += told
+        warn(told)
 
     def digests(self, tree: Tree) -> dict[str, str]:
         """A digest of every parameter that was written."""
@@ -119,15 +118,15 @@ class Ledger:
             InitConfigError: Nothing wrote a parameter of the tree, which ``require_all`` forbids; methods can be
                 judged only now.
         """
-        inside = None if at is None else tree.covered(at)
-        rows = [self._row(slot) for slot in tree.slots if not slot.is_buffer and (inside is None or slot in inside)]
+        slots = tree.slots if at is None else tree.part(at)
+        rows = [self._row(slot) for slot in slots if not slot.is_buffer]
         untouched = [row.name for row in rows if row.source is None and not row.kept_by]
         if at is None and self.settings.require_all and untouched:
             raise InitConfigError([Fault(name, "nothing wrote it (require_all)") for name in untouched])
         notes = list(self.notes)
         if untouched:
-            shown = ", ".join(untouched[:10]) + (", ..." if len(untouched) > 10 else "")
-            notes.append(f"{len(untouched)} parameters keep their constructor's values, no rule writes them: {shown}")
+            told = "parameters keep their constructor's values, no rule writes them"
+            notes.append(f"{len(untouched)} {told}: {some(untouched, 10)}")
         module: nn.Module = (tree.root if at is None else at).module
         checkpoints = [(step.source, step.match) for step in self.loads]
         return InitReport(module, rows, checkpoints=checkpoints, warnings=self.warnings, notes=notes, seed=seed)

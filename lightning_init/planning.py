@@ -13,6 +13,7 @@ from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.plan import InitPlan, PlanEntry, PlannedClaim
 from lightning_init.planner import Opener, Planner
 from lightning_init.steps import Call, Claim, Done, Fill, Load, Step, claims_of, flat, settle
+from lightning_init.text import some
 from lightning_init.tree import Slot, Tree
 
 __all__ = ["SoFar", "build_plan", "check_configs", "make_plan"]
@@ -112,7 +113,7 @@ def make_plan(
         raise CheckpointError(planner.checkpoint_faults)
     overwritten, notes = _over_checkpoints(steps, so_far.loaded)
     return InitPlan(
-        _entries(tree, steps, executed, planner.kept),
+        _entries(tree.slots if at is None else tree.part(node), steps, executed, planner.kept),
         tuple(dict.fromkeys([*planner.warnings, *overwritten])),
         tuple(dict.fromkeys([*planner.notes, *notes])),
         steps,
@@ -148,24 +149,22 @@ def _over_checkpoints(steps: Sequence[Step], loaded_before: Mapping[Slot, str]) 
         if is_load:
             loaded[claim.slot] = claim.source
     faults = [
-        Fault(source, f"writes over weights that the checkpoint of {before} loaded: {_some(names)}")
+        Fault(source, f"writes over weights that the checkpoint of {before} loaded: {some(names)}")
         for (source, before, is_load), names in over.items()
         if not is_load
     ]
     notes = [
-        f"{source}: its checkpoint is loaded over that of {before}: {_some(names)}"
+        f"{source}: its checkpoint is loaded over that of {before}: {some(names)}"
         for (source, before, is_load), names in over.items()
         if is_load
     ]
     return faults, notes
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _entries(tree: Tree, steps: Sequence[Step], executed: set[Claim], kept: dict[Slot, str]) -> tuple[PlanEntry, ...]:
-    claims: dict[Slot, list[PlannedClaim]] = {slot: [] for slot in tree.slots}
+def _entries(
+    slots: Sequence[Slot], steps: Sequence[Step], executed: set[Claim], kept: Mapping[Slot, str]
+) -> tuple[PlanEntry, ...]:
+    claims: dict[Slot, list[PlannedClaim]] = {slot: [] for slot in slots}
 
     def collect(level: Sequence[Step], *, certain: bool) -> None:
         for step in level:

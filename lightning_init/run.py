@@ -77,6 +77,7 @@ class Run:
     _undo_allocation: Callable[[], None] = lambda: None
     _prepared: dict[nn.Module, _Prepared] = field(default_factory=dict)
     _methods: list[_Method] = field(default_factory=list)
+    _apart: dict[nn.Module, str] = field(default_factory=dict)
     _done: set[nn.Module] = field(default_factory=set)
     _checkpoints: list[Checkpoint] = field(default_factory=list)
 
@@ -166,15 +167,16 @@ class Run:
         if hopeless:
             raise InitConfigError([Fault(name, UNSET) for name in hopeless])
 
-    def part(self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True) -> InitReport:
+    def part(self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True) -> None:
         """Initialises a part of the tree from within a method that is running."""
         module = unwrap(module)
         if not alone and getattr(module, "is_init", False) is True:
             warn([f"{type(module).__name__} is initialised already (is_init is True); nothing was changed"])
-            return self.report(module)
+            return
         # What runs already is not called again from inside.
         with_method = with_method and not self.is_calling(module)
-        with self._between_writes():
+        tree = self._tree_with(module)
+        with self._between_writes(tree.part(tree.nodes[module])):
             prepared = None
             if not (alone or with_method or init_cfg is not None):
                 prepared = self._prepared.pop(module, None)
@@ -184,9 +186,8 @@ class Run:
             else:
                 if module is self.tree.root.module and init_cfg is None:
                     init_cfg = self.init_cfg
-                plan = self._plan_part(module, init_cfg, alone=alone, with_method=with_method)
+                plan = self._plan_part(tree, module, init_cfg, alone=alone, with_method=with_method)
                 self._steps(plan.steps, plan.executed)
-        return self.report(module)
 
     def is_calling(self, module: nn.Module) -> bool:
         """Whether the module's own method runs at the moment."""
@@ -196,10 +197,17 @@ class Run:
         """Whether its module has not been initialised since the plan was made, from within a method."""
         return step.owner is None or step.owner.module not in self._done
 
-    def _plan_part(self, module: nn.Module, init_cfg: Any, *, alone: bool, with_method: bool) -> InitPlan:
-        # The method that is running may have made new modules and parameters.
-        self.tree = Tree(self.tree.root.module)
-        tree = self.tree if module in self.tree.nodes else _apart(module)
+    def _tree_with(self, module: nn.Module) -> Tree:
+        """A tree that knows a module as it is now; the method that is running may have made new ones."""
+        if module not in self._apart and not _is_known(self.tree, module):
+            self.tree = Tree(self.tree.root.module)
+            if module not in self.tree.nodes:
+                # Not a part of what is initialised: a name that no attribute can have, one for each.
+                self._apart[module] = f"({type(module).__name__} {len(self._apart)})"
+        return Tree(module, self._apart[module]) if module in self._apart else self.tree
+
+    def _plan_part(self, tree: Tree, module: nn.Module, init_cfg: Any, *, alone: bool, with_method: bool) -> InitPlan:
+        slots = tree.part(tree.nodes[module])
         plan = make_plan(
             tree,
             init_cfg=init_cfg,
@@ -207,24 +215,24 @@ class Run:
             alone=alone,
             with_method=with_method,
             open_checkpoint=self.open_checkpoint,
-            so_far=SoFar(*(_by_slot(tree, places) for places in (self.ledger.kept, self.ledger.loaded))),
+            so_far=SoFar(_by_slot(slots, self.ledger.kept), _by_slot(slots, self.ledger.loaded)),
         )
         warn(self.admit(plan, is_part=True))
         return plan
 
     @contextmanager
-    def _between_writes(self) -> Iterator[None]:
-        """Keeps what the steps of a part write apart from what the method around them writes."""
+    def _between_writes(self, slots: Sequence[Slot]) -> Iterator[None]:
+        """Keeps what the steps of a part write to its slots apart from what the method around them writes."""
         if not self._methods:
             yield
             return
         method = self._methods[-1]
-        self.ledger.written_by_method(method.source, method.tracker.take())
+        self.ledger.written_by_method(method.source, method.tracker.take_part(_tensors(slots)))
         method.tracker.active = False
         try:
             yield
         finally:
-            method.tracker.take()
+            method.tracker.take_part(_tensors(slots))
             method.tracker.active = True
 
     def _steps(self, steps: Sequence[Step], executed: frozenset[Claim]) -> None:
@@ -280,30 +288,45 @@ class Run:
         """A digest of every parameter that was written."""
         return self.ledger.digests(Tree(self.tree.root.module))
 
-    def report(self, at: nn.Module | None = None) -> InitReport:
-        """The report of the root, or of a part of it.
+    def report(self) -> InitReport:
+        """The report of the root.
 
         Raises:
             InitConfigError: Nothing wrote a parameter, which ``require_all`` forbids.
         """
-        tree = Tree(self.tree.root.module)
-        if at is not None and at not in tree.nodes:
-            tree = _apart(at)
-        return self.ledger.report(tree, self.seed, None if at is None else tree.nodes[at])
+        return self.ledger.report(Tree(self.tree.root.module), self.seed)
+
+    def report_of(self, module: nn.Module) -> InitReport:
+        """The report of a part, so far."""
+        module = unwrap(module)
+        tree = self._tree_with(module)
+        return self.ledger.report(tree, self.seed, tree.nodes[module])
 
 
 running: ContextVar[Run | None] = ContextVar("lightning_init_running", default=None)
 """The initialisation that runs, as a module's own ``init_weights`` sees it."""
 
 
-def _apart(module: nn.Module) -> Tree:
-    """The tree of a module that is not part of what is initialised, under a name that no attribute can have."""
-    return Tree(module, f"({type(module).__name__})")
+def _is_known(tree: Tree, module: nn.Module) -> bool:
+    """Whether a tree still tells what a module below it holds: the same attributes, shapes and ties."""
+    node = tree.nodes.get(module)
+    if node is None:
+        return False
+    now = Tree(module, node.path)
+    known = {place: slot for slot in tree.part(node) for place in slot.places if place[0] in now.nodes}
+    return known.keys() == now.slot_of.keys() and all(
+        known[place].shape == slot.shape and {p for p in known[place].places if p[0] in now.nodes} == set(slot.places)
+        for place, slot in now.slot_of.items()
+    )
 
 
 def _held(module: nn.Module) -> frozenset[tuple[nn.Module, str]]:
     return frozenset(Tree(module).slot_of)
 
 
-def _by_slot(tree: Tree, places: Mapping[str, str]) -> dict[Slot, str]:
-    return {slot: places[slot.name] for slot in tree.slots if slot.name in places}
+def _by_slot(slots: Sequence[Slot], places: Mapping[str, str]) -> dict[Slot, str]:
+    return {slot: places[slot.name] for slot in slots if slot.name in places}
+
+
+def _tensors(slots: Sequence[Slot]) -> dict[str, Sequence[torch.Tensor]]:
+    return {slot.name: slot.tensors for slot in slots if not slot.is_buffer}

@@ -75,13 +75,35 @@ class Tracker:
         written, self._written = list(self._written), {}
         return written
 
+    def take_part(self, tensors: Mapping[str, Sequence[Tensor]]) -> list[str]:
+        """Like `take`, for a part of the names: only there it looks for what was replaced, and looks anew.
+
+        Args:
+            tensors: The tensors of the part as they are now, by name.
+        """
+        with torch.utils._python_dispatch._disable_current_modes():
+            for name, now in tensors.items():
+                before, after = self._before.get(name), [_Memory(tensor) for tensor in now]
+                changed = name in self._copies and not _same_bits(self._copies[name], now)
+                if changed or before is None or not _same_places(before, after):
+                    self._written.setdefault(name)
+                self._before[name] = after
+                self._index(name)
+                if name in self._handed_out:
+                    self._copies[name] = self._copy(name)
+        written, self._written = list(self._written), {}
+        return written
+
+    def _index(self, name: str) -> None:
+        for memory in self._before[name]:
+            if memory.storage is not None:
+                self._by_storage.setdefault(memory.storage._cdata, []).append((name, memory))
+
     def _look(self) -> None:
         self._before = {name: [_Memory(tensor) for tensor in tensors] for name, tensors in self._snapshot().items()}
         self._by_storage = {}
-        for name, memories in self._before.items():
-            for memory in memories:
-                if memory.storage is not None:
-                    self._by_storage.setdefault(memory.storage._cdata, []).append((name, memory))
+        for name in self._before:
+            self._index(name)
         # Whoever got the memory still has it.
         self._copies = {name: self._copy(name) for name in self._handed_out if name in self._before}
 

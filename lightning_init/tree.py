@@ -186,9 +186,14 @@ class Tree:
         names = [*parameter_names(node.module), *(node.module._buffers if with_buffers else ())]
         return [self.slot_of[node.module, name] for name in names if (node.module, name) in self.slot_of]
 
+    def part(self, node: Node) -> tuple[Slot, ...]:
+        """The slots at and below a module, in the order of registration."""
+        found = (slot for _, below in self.below(node) for slot in self.held(below, with_buffers=True))
+        return tuple(dict.fromkeys(found))
+
     def covered(self, node: Node) -> frozenset[Slot]:
         """The slots at and below a module."""
-        return frozenset(slot for _, below in self.below(node) for slot in self.held(below, with_buffers=True))
+        return frozenset(self.part(node))
 
     @cached_property
     def slot_of(self) -> dict[tuple[nn.Module, str], Slot]:

@@ -199,6 +199,53 @@ class TestWhoWins:
         assert values(net) == {"fc.weight": 4, "fc.bias": 1}
 
 
+class Initialised(Holder):
+    is_init: bool = True
+
+
+class Adapter(nn.Module):
+    """A wrapper that hands out whatever the module inside has."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["inner"], name)
+
+
+class TestAdapters:
+    def test_the_config_inside_is_carried_once(self) -> None:
+        adapter = Adapter(Holder(constant(1), fc=linear()))
+        adapter.extra = linear()
+        report = init_weights(net := Holder(adapter=adapter))
+        assert values(net) == {
+            "adapter.extra.weight": 0,
+            "adapter.extra.bias": 0,
+            "adapter.inner.fc.weight": 1,
+            "adapter.inner.fc.bias": 1,
+        }
+        assert report["adapter.inner.fc.weight"].source == "Holder.adapter.inner.init_cfg"
+        assert "is_init" not in vars(adapter)
+
+    def test_what_is_initialised_inside_says_nothing_about_the_adapter(self) -> None:
+        class Carrier(Adapter):
+            init_cfg: Any = constant(2, name="extra")
+
+        adapter = Carrier(Initialised(constant(1), fc=linear(5)))
+        adapter.extra = linear()
+        init_weights(net := Holder(adapter=adapter))
+        assert values(net) == {
+            "adapter.extra.weight": 2,
+            "adapter.extra.bias": 2,
+            "adapter.inner.fc.weight": 5,
+            "adapter.inner.fc.bias": 5,
+        }
+
+
 class TestBaseModules:
     def test_an_override_stands_for_all_four_steps(self, tmp_path: Path) -> None:
         class Silent(BaseModule):
@@ -473,7 +520,7 @@ class TestKeep:
     def test_params_keep_no_method_from_running(self) -> None:
         net = Holder([{"type": "Keep", "params": "weight"}], a=WithMethod())
         with pytest.warns(
-            InitWarning, match=r"WithMethod.init_weights writes 'a.fc.weight', which Holder.init_cfg\[0\] keeps"
+            InitWarning, match=r"WithMethod.init_weights writes what Holder.init_cfg\[0\] keeps .*: a.fc.weight$"
         ):
             init_weights(net)
         assert values(net) == {"a.fc.weight": 7, "a.fc.bias": 7}
@@ -494,6 +541,45 @@ class TestKeep:
             "child.other.weight": 1,
             "child.other.bias": 1,
         }
+
+    def test_one_inside_what_is_initialised_already_holds(self, tmp_path: Path) -> None:
+        below = Holder({"type": "Keep", "layer": "Linear"}, fc=linear(5))
+        done = Sequential(
+            linear(5), linear(5), below, init_cfg=[constant(2), constant(3, override={"type": "Keep", "name": "0"})]
+        )
+        done.is_init = True
+        net = Holder([constant(1), pretrained(tmp_path / "w.pth", {"done.2.fc.weight": 4, "fc.weight": 4})])
+        net.done, net.fc = done, linear()
+        report = init_weights(net)
+        assert values(done) == {"0.weight": 5, "0.bias": 5, "1.weight": 1, "1.bias": 1} | {
+            "2.fc.weight": 5,
+            "2.fc.bias": 5,
+        }
+        assert values(net)["fc.weight"] == 4
+        assert report["done.0.weight"].kept_by == "Holder.done.init_cfg[1].override"
+        assert report["done.2.fc.weight"].kept_by == "Holder.done.2.init_cfg"
+
+    @pytest.mark.parametrize(
+        "idle",
+        [
+            constant(1, bais=2),
+            {"type": "no.such.Init"},
+            "no config",
+            {"type": "Keep", "name": "teachr"},
+            {"type": "Keep"},
+            constant(1, override={"type": "Keep", "name": "teachr"}),
+        ],
+    )
+    def test_what_is_initialised_already_is_not_asked_for_its_faults(self, idle: Any) -> None:
+        done = Initialised(idle, inner=Holder(idle, fc=linear(5)))
+        init_weights(net := Holder(constant(1, name="fc"), done=done, fc=linear()), strict=True)
+        assert values(net) == {"done.inner.fc.weight": 5, "done.inner.fc.bias": 5, "fc.weight": 1, "fc.bias": 1}
+
+    def test_what_is_shared_with_a_part_that_is_not_initialised_is_asked(self) -> None:
+        shared = Holder(constant(1, bais=2), fc=linear(5))
+        done = Initialised(shared=shared)
+        with pytest.raises(InitConfigError, match=r"^Holder\.done\.shared\.init_cfg\.bais: unknown argument"):
+            init_weights(Holder(done=done, other=Holder(shared=shared)))
 
     def test_buffers_are_kept_from_checkpoints(self, tmp_path: Path) -> None:
         norm = nn.BatchNorm1d(1)
@@ -543,10 +629,11 @@ class TestWhatIsTold:
     def test_a_method_over_a_checkpoint(self, tmp_path: Path) -> None:
         override = pretrained(tmp_path / "w.pth", {"fc.weight": 4, "fc.bias": 4}, name="child")
         net = Holder(constant(1, override=override), child=WithMethod())
-        with pytest.warns(InitWarning, match="WithMethod.init_weights writes over 'child.fc") as caught:
+        with pytest.warns(InitWarning, match="WithMethod.init_weights writes over weights .*child.fc") as caught:
             report = init_weights(net)
-        assert sorted(str(warning.message).split("'")[1] for warning in caught) == ["child.fc.bias", "child.fc.weight"]
-        assert len(report.warnings) == 2
+        (told,) = (str(warning.message) for warning in caught)
+        assert told.endswith("loaded: child.fc.weight, child.fc.bias")
+        assert report.warnings == (told,)
 
     def test_a_method_over_a_rule_over_a_checkpoint_is_told_once(self, tmp_path: Path) -> None:
         class Outer(Holder):
@@ -573,7 +660,9 @@ class TestWhatIsTold:
 
     def test_strict_refuses_a_method_over_a_checkpoint(self, tmp_path: Path) -> None:
         override = pretrained(tmp_path / "w.pth", {"fc.weight": 4}, name="child")
-        with pytest.raises(InitConfigError, match=r"WithMethod.init_weights writes over 'child.fc.weight'"):
+        with pytest.raises(
+            InitConfigError, match=r"WithMethod.init_weights writes over weights .* loaded: child.fc.weight"
+        ):
             init_weights(Holder(constant(1, override=override), child=WithMethod()), strict=True)
 
     def test_untouched_parameters_are_a_note(self, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from lightning_init import BaseModule, InitConfigError, InitWarning, init_weights, initialize, normal_init
+from lightning_init import BaseModule, InitConfigError, InitWarning, init_weights, initialize, normal_init, tree
 from lightning_init.report import InitReport
 from tests.models import Holder, as_before, constant, digests, linear, pretrained, value, values
 
@@ -505,3 +505,47 @@ class TestMeta:
         init_weights(
             Holder([{"type": "Keep", "params": "*"}, constant(1, name="a")], net=net, a=linear()), strict=False
         )
+
+
+class TestParts:
+    def test_modules_that_are_no_children_have_streams_of_their_own(self) -> None:
+        class Hiding(Holder):
+            def __init__(self) -> None:
+                super().__init__()
+                self.hidden = [nn.Linear(2, 2), nn.Linear(2, 2)]
+
+            def init_weights(self) -> None:
+                for module in self.hidden:
+                    initialize(module, {"type": "Normal", "layer": "Linear"})
+
+        first, again = Hiding(), Hiding()
+        init_weights(first, seed=1)
+        init_weights(again, seed=1)
+        assert not torch.equal(first.hidden[0].weight, first.hidden[1].weight)
+        assert all(torch.equal(a.weight, b.weight) for a, b in zip(first.hidden, again.hidden, strict=True))
+
+    def test_the_work_grows_with_the_number_of_parts_and_not_with_its_square(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Counted in looks at tensors, since seconds depend on what else the machine does."""
+        looks = 0
+        held = tree._held
+
+        def counting(module: nn.Module) -> Any:
+            nonlocal looks
+            looks += 1
+            return held(module)
+
+        monkeypatch.setattr(tree, "_held", counting)
+
+        def looks_for(count: int) -> int:
+            nonlocal looks
+            looks = 0
+            parts = {f"part{i}": linear() for i in range(count)}
+            net = with_method(lambda self: [initialize(part, constant(1)) for part in self.children()], None, **parts)
+            init_weights(net)
+            assert set(values(net).values()) == {1}
+            return looks
+
+        few, many = looks_for(20), looks_for(80)
+        assert many < 5 * few
