@@ -16,7 +16,7 @@ from lightning_init.initializers.constant import ConstantInit
 from lightning_init.initializers.keep import KeepInit
 from lightning_init.scope import NamePattern, Scope, layer_names, strings
 
-__all__ = ["Rule", "carried_by", "parse", "plain", "read"]
+__all__ = ["Rule", "carried_by", "own_attribute", "parse", "plain", "read"]
 
 _SCOPE = ("layer", "name", "params")
 
@@ -57,12 +57,18 @@ class Rule:
 
 
 def plain(init_cfg: Any) -> Any:
-    """A copy of a config in dicts and lists, whatever containers it came in; other values are deep-copied."""
+    """A copy of a config in dicts and lists, whatever containers it came in; other values are deep-copied.
+
+    What cannot be copied stays what it is: `parse` tells at its place whether it can be meant.
+    """
     if isinstance(init_cfg, Mapping):
         return {key: plain(value) for key, value in init_cfg.items()}
     if isinstance(init_cfg, Sequence) and not isinstance(init_cfg, str | bytes):
         return [plain(item) for item in init_cfg]
-    return copy.deepcopy(init_cfg)
+    try:
+        return copy.deepcopy(init_cfg)
+    except Exception:  # noqa: BLE001  # a class decides itself what its copying raises
+        return init_cfg
 
 
 def parse(init_cfg: Any, where: str = "init_cfg") -> tuple[Rule, ...]:
@@ -226,8 +232,9 @@ class _Parser:
         if isinstance(kind, str):
             try:
                 cls = INITIALIZERS.get(kind) or _imported(kind)
-            except ImportError as error:
-                self.fault(f"{where}.type", f"{kind!r} cannot be imported: {error}")
+            except Exception as error:  # noqa: BLE001  # the code of a module may raise anything
+                told = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+                self.fault(f"{where}.type", f"{kind!r} cannot be imported: {told}")
                 return None
             if cls is None:
                 self.fault(f"{where}.type", INITIALIZERS.unknown(kind))
@@ -264,15 +271,13 @@ def _imported(path: str) -> Any:
     """What a dotted path names; None if it does not lead anywhere.
 
     Raises:
-        ImportError: It leads to a module that fails to import something itself.
+        Exception: It leads to a module that exists and raises this when it is imported.
     """
     module, _, attribute = path.rpartition(".")
-    if not module.strip("."):
+    if not all(module.split(".")):
         return None
     try:
         return getattr(importlib.import_module(module), attribute, None)
-    except (TypeError, ValueError):
-        return None
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             return None
@@ -285,7 +290,18 @@ def _shown(value: Any) -> str:
 
 def carried_by(module: Any) -> Any:
     """The ``init_cfg`` of a module's instance or class; None if it has none or an empty one."""
-    init_cfg = getattr(module, "init_cfg", None)
+    init_cfg = own_attribute(module, "init_cfg")
     if isinstance(init_cfg, str | bytes):
         return init_cfg
     return None if isinstance(init_cfg, Mapping | Sequence) and len(init_cfg) == 0 else init_cfg
+
+
+def own_attribute(module: Any, name: str) -> Any:
+    """What a module's instance or class says itself under a name, properties included; None if nothing.
+
+    A ``__getattr__`` that hands out what a wrapped module has, as adapters do, would say it a second time.
+    """
+    try:
+        return object.__getattribute__(module, name)
+    except AttributeError:
+        return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
-from lightning_init.config import Rule, carried_by, read
+from lightning_init.config import Rule, carried_by, own_attribute, read
 from lightning_init.errors import Fault, InitError
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.methods import own_method
@@ -70,33 +70,37 @@ class Planner:
         return [replace(step, owner=None) for rule in self._rules[node] for step in self._rule_steps(rule, node)]
 
     def read(self, top: Node, init_cfg: Any) -> None:
-        """Reads every config first: their faults are told together, and `Keep` reaches past the order of writing."""
-        seen: set[Node] = set()
-        waiting = [top]
-        while waiting:
-            node = waiting.pop()
-            if node in seen or (node is not top and is_initialised(node)):
-                continue
-            seen.add(node)
+        """Reads every config first: their faults are told together, and `Keep` reaches past the order of writing.
+
+        The steps of a module that is initialised already are skipped, so only the `Keep` rules at and below it count.
+        """
+        asked = _reached(top, lambda node: node is top or not is_initialised(node))
+        for node in asked:
             replaced = node is top and init_cfg is not None
-            given = init_cfg if replaced else carried_by(node.module)
-            label = self._given_label if replaced else join(Selection(self.tree, node).label, "init_cfg")
-            self._parse(node, given, label)
+            self._parse(node, init_cfg if replaced else carried_by(node.module), self._label(node, given=replaced))
             self._protect(node)
-            waiting.extend(reversed(node.children.values()))
+        for node in _reached(top, lambda _: True):
+            if node not in asked:
+                self._rules[node], _ = read(carried_by(node.module), self._label(node))
+                self._protect(node, tell=False)
+
+    def _label(self, node: Node, *, given: bool = False) -> str:
+        return self._given_label if given else join(Selection(self.tree, node).label, "init_cfg")
 
     def _parse(self, node: Node, init_cfg: Any, where: str) -> None:
         self._rules[node], faults = read(init_cfg, where)
         self.faults.extend(faults)
 
-    def _protect(self, carrier: Node) -> None:
+    def _protect(self, carrier: Node, *, tell: bool = True) -> None:
         selection = Selection(self.tree, carrier)
         for rule in _with_overrides(self._rules[carrier]):
             if rule.is_keep:
-                nodes, slots = selection.protected(self._resolved(rule, selection).scope)
+                resolved, faults = selection.resolved(rule)
+                nodes, slots = selection.protected(resolved.scope)
                 self._kept_nodes |= nodes
                 self.kept.update({slot: rule.where for slot in slots if slot not in self.kept})
-                if not slots:
+                self.faults.extend(faults if tell else ())
+                if tell and not slots:
                     self._matches_nothing(rule, selection)
 
     def _steps(self, node: Node) -> list[Step]:
@@ -121,7 +125,7 @@ class Planner:
         if with_method and method.is_called:
             steps.append(Call(node, method.source, self.tree.covered(node)))
         steps += [step for rule in rules if rule.is_pretrained for step in self._rule_steps(rule, node)]
-        if rules or method.is_called or hasattr(node.module, "is_init") or node is self.tree.root:
+        if rules or method.is_called or own_attribute(node.module, "is_init") is not None or node is self.tree.root:
             steps.append(Done(node))
         return steps
 
@@ -169,7 +173,9 @@ class Planner:
         for root in roots:
             targets, slots = Selection(self.tree, root).targets(scope)
             try:
+                # Opening is collective and the device a matter of each rank, so that comes first.
                 checkpoint = self._checkpoint(initializer)
+                initializer.check_device()
                 matched = initializer.match(checkpoint, targets)
             except InitError as error:
                 self.checkpoint_faults.extend(fault.below(rule.where) for fault in error.faults)
@@ -190,7 +196,19 @@ class Planner:
 
 def is_initialised(node: Node) -> bool:
     """The module says that its weights are what they should be."""
-    return getattr(node.module, "is_init", False) is True
+    return own_attribute(node.module, "is_init") is True
+
+
+def _reached(top: Node, enters: Callable[[Node], bool]) -> dict[Node, None]:
+    """The modules at and below one, in the order of registration, without those that are not entered."""
+    found: dict[Node, None] = {}
+    waiting = [top]
+    while waiting:
+        node = waiting.pop()
+        if node not in found and enters(node):
+            found[node] = None
+            waiting.extend(reversed(node.children.values()))
+    return found
 
 
 def _with_overrides(rules: Iterable[Rule]) -> Iterator[Rule]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
 from lightning_init.errors import Fault, InitConfigError, did_you_mean
@@ -18,7 +19,8 @@ class Settings:
     """How an initialisation is run.
 
     Attributes:
-        seed: The seed of the random streams; None for one draw from torch's default generator.
+        seed: The seed of the random streams, an integer of Python or NumPy, stored as an ``int``; None for one draw
+            from torch's default generator.
         rng_device: ``"auto"`` draws on a parameter's device, ``"cpu"`` gives the same bits on every kind of device.
         strict: What would be a warning is an error.
         require_all: A parameter that nothing wrote, or a checkpoint key that nothing took, is an error.
@@ -37,7 +39,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         faults = []
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral)):
             faults.append(Fault("seed", f"must be an integer or None, got {self.seed!r}"))
         for name, options in (("rng_device", get_args(RngDevice)), ("sync", get_args(Sync))):
             value = getattr(self, name)
@@ -52,3 +54,5 @@ class Settings:
         ]
         if faults:
             raise InitConfigError(faults)
+        if self.seed is not None:
+            object.__setattr__(self, "seed", int(self.seed))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -27,6 +29,7 @@ from lightning_init import (
     init_weights,
     initialize,
 )
+from lightning_init.settings import Settings
 from tests.models import digests
 
 GOOD = {"type": "Constant", "layer": "Conv2d", "val": 1}
@@ -268,6 +271,43 @@ def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch:
     assert "a_package_that_is_not_there" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise RuntimeError('no display')", "RuntimeError: no display"),
+        ("raise ValueError('no level')", "ValueError: no level"),
+        ("raise TypeError('no type')", "TypeError: no type"),
+        ("class MyInit(:", "SyntaxError: invalid syntax"),
+        ("def __getattr__(name):\n    raise LookupError(name)", "LookupError: MyInit"),
+    ],
+)
+def test_a_module_that_raises_anything_at_import_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    (tmp_path / "faulty_inits_of_mine.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty_inits_of_mine", raising=False)
+    error = refused([GOOD, {"type": "faulty_inits_of_mine.MyInit", "layer": "Linear"}])
+    assert places(error) == ["LitNet.init_cfg[1].type"]
+    assert f"'faulty_inits_of_mine.MyInit' cannot be imported: {said}" in str(error)
+
+
+def test_what_cannot_be_copied_is_told_at_its_place() -> None:
+    class Net(BaseModule):
+        def __init__(self, init_cfg: Any) -> None:
+            super().__init__(init_cfg)
+            self.head = nn.Linear(2, 3)
+
+    for init_cfg, place in (
+        ((rule for rule in [GOOD]), ""),
+        ([GOOD, normal(std=(number for number in [1]))], "[1].std"),
+        (normal(layer=(name for name in ["Linear"])), ".layer"),
+    ):
+        with pytest.raises(InitConfigError, match="generator") as caught:
+            Net(init_cfg).init_weights()
+        assert places(caught.value) == [f"Net.init_cfg{place}"]
+
+
 # Checkpoints.
 
 
@@ -378,6 +418,14 @@ def test_a_prefix_that_is_not_there(tmp_path: Path) -> None:
     assert "the prefixes at its top (with numbers of keys) are 'net.'" in str(error)
 
 
+def test_a_device_that_is_not_here_is_told_for_a_file_that_is_open_already(tmp_path: Path) -> None:
+    rule = {"type": "Pretrained", "checkpoint": str(tmp_path / "w.pth"), "name": "head"}
+    torch.save({"head.weight": torch.zeros(3, 2)}, tmp_path / "w.pth")
+    error = refused([rule, {**rule, "map_location": "cuda:77"}, {**rule, "map_location": "cuda:78"}], CheckpointError)
+    assert places(error) == ["LitNet.init_cfg[1].map_location", "LitNet.init_cfg[2].map_location"]
+    assert "no device 'cuda:77' here" in str(error)
+
+
 def test_checkpoints_and_rules_are_told_together(tmp_path: Path) -> None:
     empty(tmp_path / "w.pth")
     error = refused([{"type": "Pretrained", "checkpoint": str(tmp_path / "w.pth")}, normal(std=-1)])
@@ -483,6 +531,9 @@ def test_require_all_refuses_what_nothing_writes(tmp_path: Path) -> None:
     [
         ({"seed": "1"}, "seed"),
         ({"seed": True}, "seed"),
+        ({"seed": np.True_}, "seed"),
+        ({"seed": 1.0}, "seed"),
+        ({"seed": np.float64(1)}, "seed"),
         ({"rng_device": "gpu"}, "rng_device"),
         ({"strict": 1}, "strict"),
         ({"require_all": "yes"}, "require_all"),
@@ -490,6 +541,16 @@ def test_require_all_refuses_what_nothing_writes(tmp_path: Path) -> None:
 )
 def test_settings_of_a_wrong_type(settings: dict[str, Any], place: str) -> None:
     assert places(refused(GOOD, **settings)) == [place]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_an_integer_of_numpy_is_a_seed(kind: type[np.integer[Any]]) -> None:
+    seed: Any = kind(7)
+    assert type(Settings(seed).seed) is int
+    models = [LitNet(normal()), LitNet(normal())]
+    for model, given in zip(models, (seed, 7), strict=True):
+        assert init_weights(model, seed=given).seed == 7
+    assert torch.equal(models[0].head.weight, models[1].head.weight)
 
 
 # The config belongs to the user.

@@ -222,6 +222,14 @@ class TestContainers:
         assert copied["layer"] is not inside
         assert copied["rest"][0]["a"] is not inside
 
+    def test_plain_keeps_what_cannot_be_copied(self) -> None:
+        class Refuses:
+            def __deepcopy__(self, memo: Any) -> Any:
+                raise RuntimeError
+
+        for kept in ((i for i in [1]), Refuses()):
+            assert plain({"values": [kept]})["values"][0] is kept
+
 
 class TestCarriers:
     def test_a_config_of_the_instance_or_the_class(self) -> None:
@@ -233,6 +241,22 @@ class TestCarriers:
         carrier.init_cfg = [WRITTEN]
         assert carried_by(carrier) == [WRITTEN]
         assert carried_by(nn.Linear(1, 1)) is None
+
+    def test_a_property_counts(self) -> None:
+        class Carrier(nn.Module):
+            @property
+            def init_cfg(self) -> Any:
+                return [WRITTEN]
+
+        assert carried_by(Carrier()) == [WRITTEN]
+
+    def test_what_getattr_hands_out_is_another_modules(self) -> None:
+        class Forwarding(Holder):
+            def __getattr__(self, name: str) -> Any:
+                return [WRITTEN] if name == "init_cfg" else super().__getattr__(name)
+
+        assert Forwarding().init_cfg == [WRITTEN]
+        assert carried_by(Forwarding()) is None
 
     @pytest.mark.parametrize("empty", [None, [], (), {}, OmegaConf.create([]), OmegaConf.create({})])
     def test_an_empty_one_is_none(self, empty: Any) -> None:

@@ -100,15 +100,21 @@ class PretrainedInit(Initializer):
         """Finds and opens the checkpoint; names and shapes are known then.
 
         Raises:
-            CheckpointError: It cannot be found or read, or ``map_location`` is a device that this machine lacks.
+            CheckpointError: It cannot be found or read.
         """
-        path = locate(self.checkpoint)
+        return open_checkpoint(locate(self.checkpoint), safe_globals=self.safe_globals)
+
+    def check_device(self) -> None:
+        """Looks for the device that values go over; a checkpoint that is open already says nothing about it.
+
+        Raises:
+            CheckpointError: ``map_location`` is a device that this machine lacks.
+        """
         try:
             torch.empty(0, dtype=torch.uint8, device=self._device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError([Fault("map_location", f"no device {self.map_location!r} here: {reason}")]) from error
-        return open_checkpoint(path, safe_globals=self.safe_globals)
 
     def match(self, checkpoint: Checkpoint, targets: Sequence[Target]) -> Match:
         """Finds the key of every target; see `lightning_init.checkpoint.match.match`."""
@@ -128,12 +134,13 @@ class PretrainedInit(Initializer):
         What is missing, unexpected or skipped is logged as one table.
 
         Raises:
-            CheckpointError: The checkpoint cannot be read or does not fit the module.
+            CheckpointError: The checkpoint cannot be read or does not fit the module, or there is no ``map_location``.
             InitConfigError: A tensor of the module has no shape or no storage yet, or is parametrized without a way
                 to write it.
         """
         slots = tree.slots(module)
         _refuse((slot, reason) for slot in slots if (reason := _unready(slot)))
+        self.check_device()
         with self.open() as checkpoint:
             found = self.match(checkpoint, targets(slots))
             _refuse((slot, _NO_INVERSE) for slot in slots if slot.name in found.loaded and not _is_invertible(slot))

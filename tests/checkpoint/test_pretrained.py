@@ -214,9 +214,15 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_here(tmp_path: Path) -> None:
-    (tmp_path / "w.pth").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="map_location: no device 'cuda:77' here"):
-        PretrainedInit(tmp_path / "w.pth", map_location="cuda:77").open()
+    torch.save(net(1).state_dict(), tmp_path / "w.pth")
+    loaded = net(2)
+    before = state(loaded)
+    rule = PretrainedInit(tmp_path / "w.pth", map_location="cuda:77")
+    for ask in (rule.check_device, lambda: rule(loaded)):
+        with pytest.raises(CheckpointError, match="map_location: no device 'cuda:77' here"):
+            ask()
+    assert state(loaded) == before
+    PretrainedInit(tmp_path / "w.pth", map_location=None).check_device()
 
 
 @pytest.mark.parametrize(
