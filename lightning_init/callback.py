@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,13 +50,14 @@ class InitWeightsCallback(callbacks.Callback):
         require_all: A parameter that nothing wrote, or a checkpoint key that nothing took, is an error.
         sync: ``"rank_zero_first"`` lets every rank read a checkpoint, rank zero before the others; with
             ``"broadcast"`` rank zero alone reads, and the others receive.
-        log: What goes to the loggers and, for ``"table"``, to the console: some of ``"scalars"``, ``"table"``,
-            ``"histograms"``.
+        log: What rank zero writes to the loggers and, for ``"table"``, to the console: some of ``"scalars"``,
+            ``"table"``, ``"histograms"``; ``()`` for nothing.
 
     Attributes:
-        report: What every parameter of the module in the last ``fit`` started from. None before it, for a module whose
-            weights come from elsewhere (a resumed run, ``is_init``), and in the main process of a launcher that trains
-            in others (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
+        report: What every parameter of the module in the last ``fit`` started from; on every rank, and measured at the
+            start of training whatever ``log`` says. None before a ``fit``, for a module whose weights come from
+            elsewhere (a resumed run, ``is_init``), and in the main process of a launcher that trains in others
+            (``ddp_spawn``, ``ddp_fork``, ``ddp_notebook``).
 
     Raises:
         InitConfigError: Arguments or rules that cannot be meant.
@@ -72,17 +74,17 @@ class InitWeightsCallback(callbacks.Callback):
         sync: Sync = "rank_zero_first",
         log: str | Sequence[str] = ("scalars", "table"),
     ) -> None:
-        faults = [
-            *_faults(lambda: Settings(seed, rng_device, strict, require_all, sync), "InitWeightsCallback"),
-            *_faults(lambda: _contents(log), "InitWeightsCallback"),
-            *_faults(lambda: parse(init_cfg, _LABEL)),
-        ]
+        faults: list[Fault] = []
+        with _collected(faults, "InitWeightsCallback"):
+            self.settings = Settings(seed, rng_device, strict, require_all, sync)
+        with _collected(faults, "InitWeightsCallback"):
+            # Not `log`: the Trainer puts the method of that name on every callback.
+            self.contents = _contents(log)
+        with _collected(faults):
+            parse(init_cfg, _LABEL)
         if faults:
             raise InitConfigError(faults)
-        self.settings = Settings(seed, rng_device, strict, require_all, sync)
         self.init_cfg = plain(init_cfg)
-        # Not `log`: the Trainer puts the method of that name on every callback.
-        self.contents = _contents(log)
         self.report: InitReport | None = None
         self._restored = False
         self._unlogged = False
@@ -126,11 +128,11 @@ class InitWeightsCallback(callbacks.Callback):
             raise self._held
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the report, on rank zero."""
+        """Takes the report's statistics on every rank, and logs it on rank zero."""
         if self.report is None or not self._unlogged:
             return
         self._unlogged = False
-        distributed.from_rank_zero("the log", partial(self._log_report, self.report, trainer, pl_module))
+        distributed.together("the log", partial(self._measure_and_log, self.report, trainer, pl_module))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leaves no trace on the module, and no error behind another."""
@@ -152,13 +154,10 @@ class InitWeightsCallback(callbacks.Callback):
         # It may differ between processes, as `seed_everything(seed + rank)` makes it.
         everything = distributed.from_rank_zero("the seed of seed_everything", _seed_everything)
         seed = self.settings.seed if self.settings.seed is not None else everything
-        settings = Settings(
-            seed, self.settings.rng_device, self.settings.strict, self.settings.require_all, self.settings.sync
-        )
         try:
             self.report = execute(
                 unwrap(pl_module),
-                settings,
+                replace(self.settings, seed=seed),
                 init_cfg=self.init_cfg,
                 label=_LABEL,
                 meta_to=trainer.strategy.root_device,
@@ -168,17 +167,19 @@ class InitWeightsCallback(callbacks.Callback):
             self._held = error
             # A restore, and the strategy, need storage.
             materialize(Tree(pl_module), trainer.strategy.root_device)
-            return
-        self._unlogged = True
+        else:
+            self._unlogged = True
         for callback in _callbacks(trainer):
             if _is_weight_averaging(callback):
-                # Its copy of the module, if it made one already, is of before.
+                # Its copy of the module, if it made one already, is of before, and a restore needs all layers in it.
                 with _configured(pl_module):
                     callback.setup(trainer, pl_module, "fit")
 
-    def _log_report(self, report: InitReport, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _measure_and_log(self, report: InitReport, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        report.measure(pl_module)
+        if distributed.rank() != 0:
+            return
         if self.contents:
-            report.measure(pl_module)
             log_report(report, trainer.loggers, self.contents, pl_module)
         if "table" in self.contents:
             show(report)
@@ -192,12 +193,13 @@ class InitWeightsCallback(callbacks.Callback):
         check_configs(Tree(pl_module), self.init_cfg, _LABEL)
 
 
-def _faults(check: Callable[[], object], where: str = "") -> Sequence[Fault]:
+@contextmanager
+def _collected(faults: list[Fault], where: str = "") -> Iterator[None]:
+    """Keeps what is wrong for one error that names it all."""
     try:
-        check()
+        yield
     except InitConfigError as error:
-        return [fault.below(where) for fault in error.faults] if where else error.faults
-    return []
+        faults.extend(fault.below(where) if where else fault for fault in error.faults)
 
 
 def _contents(log: str | Sequence[str]) -> tuple[str, ...]:

@@ -325,8 +325,6 @@ class TestKindsOfTraining:
         assert value(found["body._orig_mod.weight"]) == 3
         assert callback.report is not None
         assert [row.name for row in callback.report] == ["body.weight", "body.bias", "head.weight", "head.bias"]
-        assert all(row.statistics is None for row in callback.report)
-        callback.report.measure()
         assert all(row.statistics is not None for row in callback.report)
         plain = started(tmp_path, InitWeightsCallback(seed=5, log=()), made(compiled=False))
         assert torch.equal(found["head.weight"], plain["head.weight"])
@@ -417,6 +415,18 @@ class TestStatisticsInTheFlow:
             for key in STATISTICS:
                 assert measured[key] == wanted[key] or (math.isnan(measured[key]) and math.isnan(wanted[key]))
         assert math.isnan(metric.compute()["head.bias"]["std"])
+
+    def test_a_report_that_is_logged_nowhere_is_measured_as_well(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        callback = InitWeightsCallback(seed=5, log=())
+        # Behind the start, training moves the weights.
+        found = started(tmp_path, callback, Net(KAIMING, lr=0.25))
+        assert callback.report is not None
+        for row in callback.report:
+            assert row.statistics is not None
+            assert row.statistics["max"] == found[row.name].double().max()
+        assert "head.weight" not in capsys.readouterr().out
 
     def test_as_an_attribute_it_is_no_weight(self, tmp_path: Path) -> None:
         class Measuring(Net):

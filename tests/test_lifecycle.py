@@ -56,10 +56,10 @@ def file_of(folder: Path, init_cfg: Any = None) -> tuple[Path, dict[str, Any]]:
 
 
 class TestResume:
-    def saved(self, folder: Path, *given: callbacks.Callback, init_cfg: Any = None) -> Path:
+    def saved(self, folder: Path, *given: callbacks.Callback, init_cfg: Any = None, kind: type[Net] = Net) -> Path:
         """A run of one step at a learning rate that moves weights, and the checkpoint it left."""
         run = trainer(folder, *given)
-        run.fit(Net(init_cfg, lr=0.25))
+        run.fit(kind(init_cfg, lr=0.25))
         run.save_checkpoint(folder / "run.ckpt")
         return folder / "run.ckpt"
 
@@ -126,6 +126,33 @@ class TestResume:
         file_of(tmp_path)
         trainer(tmp_path, callback).fit(module)
         assert_all(module, 7)
+
+    @pytest.mark.parametrize("first", [False, True], ids=["behind", "before"])
+    @pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback:UserWarning")
+    def test_an_average_of_late_layers_is_restored_though_a_file_is_gone(self, tmp_path: Path, first: bool) -> None:
+        file, rule = file_of(tmp_path)
+        rules = [constant(1), rule]
+        path = self.saved(tmp_path, WeightAveraging(), InitWeightsCallback(log=()), init_cfg=rules, kind=Late)
+        file.unlink()
+        averaging, ours, seen = WeightAveraging(), InitWeightsCallback(log=()), Snapshots()
+        averages: list[dict[str, Tensor]] = []
+
+        class Looking(callbacks.Callback):
+            def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+                assert averaging._average_model is not None
+                averages.append(weights(averaging._average_model.module))
+
+        given = [averaging, ours] if first else [ours, averaging]
+        trainer(tmp_path, *given, seen, Looking(), max_steps=2).fit(Late(rules), ckpt_path=path)
+        saved = torch.load(path, weights_only=True)
+        assert "middle.weight" in saved["state_dict"]
+        for found, wanted in (
+            (seen.at_start[0], saved["current_model_state"]),
+            (averages[0], saved["state_dict"]),
+        ):
+            assert found.keys() == wanted.keys()
+            assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+        assert seen.steps == 1
 
     def test_an_error_is_not_remembered_by_a_later_resume(self, tmp_path: Path) -> None:
         path = self.saved(tmp_path)

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lightning_init import InitWarning, InitWeightsCallback, init_weights
 from lightning_init.distributed import rank
 from lightning_init.settings import Sync
 from tests.distributed.harness import run_ranks, run_script
-from tests.distributed.models import LitNet, RecordingDDP, TimedInit, digests, fit, told
+from tests.distributed.models import LitNet, RecordingDDP, TimedInit, Told, digests, fit, told
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,12 +42,14 @@ class Start:
         after: The same behind the fit.
         rows: Name, initializer and source of every row of the report.
         seed: The seed that the report names.
+        statistics: Those of every row of the report.
     """
 
     digests: dict[str, str]
     after: dict[str, str]
     rows: list[tuple[str, str | None, str | None]]
     seed: int | None
+    statistics: list[Mapping[str, float] | None]
 
 
 # Each of these runs on every rank, and, to compare with, in a single process.
@@ -64,7 +66,7 @@ def fitted(callback: InitWeightsCallback, module: LitNet | None = None) -> Start
         before = digests(module)
     assert callback.report is not None
     rows = [(row.name, row.initializer, row.source) for row in callback.report]
-    return Start(before, digests(module), rows, callback.report.seed)
+    return Start(before, digests(module), rows, callback.report.seed, [row.statistics for row in callback.report])
 
 
 def with_seed_everything() -> Start:
@@ -92,7 +94,7 @@ def standalone(seed: int | None) -> Start:
     module = LitNet()
     report = init_weights(module, seed=seed)
     rows = [(row.name, row.initializer, row.source) for row in report]
-    return Start(digests(module), digests(module), rows, report.seed)
+    return Start(digests(module), digests(module), rows, report.seed, [row.statistics for row in report])
 
 
 def standalone_with_a_seed() -> Start:
@@ -245,6 +247,20 @@ def listen(folder: Path, *, trainer: bool) -> Heard:
     )
 
 
+class Closed(io.StringIO):
+    """A console that takes nothing."""
+
+    def write(self, text: str) -> int:
+        raise OSError("the console is closed")
+
+
+def speak_into_nothing() -> Told:
+    """A fit whose table rank zero cannot print."""
+    console = Closed() if rank() == 0 else io.StringIO()
+    with contextlib.redirect_stdout(console):
+        return told(lambda: fitted(InitWeightsCallback(seed=5, log="table")))
+
+
 @dataclass(frozen=True)
 class Job:
     """All of this, on one rank."""
@@ -254,6 +270,7 @@ class Job:
     broadcast: Reading
     heard: Heard
     heard_standalone: Heard
+    unprinted: Told
 
 
 def run_job(folder: Path) -> Job:
@@ -264,6 +281,7 @@ def run_job(folder: Path) -> Job:
         read_checkpoint(folder / "only", "broadcast"),
         listen(folder, trainer=True),
         listen(folder, trainer=False),
+        speak_into_nothing(),
     )
 
 
@@ -298,6 +316,14 @@ def test_ranks_start_from_the_weights_of_a_single_process(job: list[Job], run: C
         ranked = of_rank.starts[run.__name__]
         assert written(ranked.digests) == written(alone.digests)
         assert (ranked.rows, ranked.seed) == (alone.rows, alone.seed)
+
+
+@pytest.mark.parametrize("run", RUNS[:4], ids=lambda run: run.__name__)
+def test_every_rank_measures_its_report_behind_ddp(job: list[Job], run: Callable[[], Start]) -> None:
+    zero, one = (of_rank.starts[run.__name__] for of_rank in job)
+    assert None not in one.statistics
+    # Those of ``plain`` as well, which DDP makes equal.
+    assert zero.statistics == one.statistics
 
 
 def test_rank_zeros_seed_counts(job: list[Job]) -> None:
@@ -357,6 +383,13 @@ def test_only_rank_zero_warns_and_tells_without_lightning(job: list[Job]) -> Non
     assert len(zero.lines) == 1
     assert zero.printed == ""
     assert (one.warned, one.lines, one.printed, one.files) == ([], [], "", [])
+
+
+def test_a_table_that_rank_zero_cannot_print_ends_all_ranks(job: list[Job]) -> None:
+    zero, one = (of_rank.unprinted for of_rank in job)
+    assert (zero.error, zero.message) == ("OSError", "the console is closed")
+    assert one.error == "RankError"
+    assert one.message.startswith("rank 0 failed in 'the log': OSError: the console is closed")
 
 
 # Launchers, each in a script of its own.
