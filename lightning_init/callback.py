@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init import distributed
-from lightning_init.config import parse, plain
+from lightning_init.config import is_initialised, parse, plain
 from lightning_init.engine import execute
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
 from lightning_init.initializers.base import Initializer
@@ -100,7 +100,7 @@ class InitWeightsCallback(callbacks.Callback):
         self._restored, self._held = False, None
         if self.report is None or not self.report.is_of(pl_module):
             self.report, self._unlogged = None, False
-        if getattr(pl_module, "is_init", False) is True:
+        if is_initialised(pl_module):
             distributed.together("nothing, since is_init is True", lambda: None)
             rank_zero_info(f"{type(pl_module).__name__} is initialised already (is_init is True): its weights are kept")
             return

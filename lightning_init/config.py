@@ -16,7 +16,7 @@ from lightning_init.initializers.constant import ConstantInit
 from lightning_init.initializers.keep import KeepInit
 from lightning_init.scope import NamePattern, Scope, layer_names, strings
 
-__all__ = ["Rule", "carried_by", "own_attribute", "parse", "plain", "read"]
+__all__ = ["Rule", "carried_by", "is_initialised", "own_attribute", "parse", "plain", "read"]
 
 _SCOPE = ("layer", "name", "params")
 
@@ -294,6 +294,11 @@ def carried_by(module: Any) -> Any:
     if isinstance(init_cfg, str | bytes):
         return init_cfg
     return None if isinstance(init_cfg, Mapping | Sequence) and len(init_cfg) == 0 else init_cfg
+
+
+def is_initialised(module: Any) -> bool:
+    """The module says that its weights are what they should be."""
+    return own_attribute(module, "is_init") is True
 
 
 def own_attribute(module: Any, name: str) -> Any:

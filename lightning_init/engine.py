@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lightning_init import distributed
+from lightning_init.config import is_initialised
 from lightning_init.ledger import warn
 from lightning_init.plan import InitPlan
 from lightning_init.planning import make_plan
@@ -71,7 +72,7 @@ def init_weights(
         return outer.report_of(module)
     settings = Settings(seed, rng_device, strict, require_all)
     root = unwrap(module)
-    if getattr(root, "is_init", False) is True:
+    if is_initialised(root):
         _skip(f"{type(root).__name__} is initialised already (is_init is True); nothing was changed")
         return Run(Tree(root), settings).report()
     return execute(root, settings, init_cfg=init_cfg)
@@ -107,7 +108,7 @@ def initialize(
 def run_steps_of(module: nn.Module) -> None:
     """What ``BaseModule.init_weights`` does: all steps of a module but its own method, which may be the caller."""
     outer = running.get()
-    if getattr(module, "is_init", False) is True:
+    if is_initialised(module):
         told = f"init_weights of {type(module).__name__} has run already (is_init is True); nothing was changed"
         if outer is not None and not outer.is_calling(module):
             # A method that calls those of its children, as MMEngine needs it, does nothing wrong.

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
-from lightning_init.config import Rule, carried_by, own_attribute, read
+from lightning_init.config import Rule, carried_by, is_initialised, own_attribute, read
 from lightning_init.errors import Fault, InitError
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.methods import own_method
@@ -74,7 +74,7 @@ class Planner:
 
         The steps of a module that is initialised already are skipped, so only the `Keep` rules at and below it count.
         """
-        asked = _reached(top, lambda node: node is top or not is_initialised(node))
+        asked = _reached(top, lambda node: node is top or not is_initialised(node.module))
         for node in asked:
             replaced = node is top and init_cfg is not None
             self._parse(node, init_cfg if replaced else carried_by(node.module), self._label(node, given=replaced))
@@ -104,7 +104,7 @@ class Planner:
                     self._matches_nothing(rule, selection)
 
     def _steps(self, node: Node) -> list[Step]:
-        if node in self._visited or node in self._kept_nodes or is_initialised(node):
+        if node in self._visited or node in self._kept_nodes or is_initialised(node.module):
             return []
         self._visited.add(node)
         method = own_method(node.module)
@@ -192,11 +192,6 @@ class Planner:
         if key not in self._opened:
             self._opened[key] = self._open(initializer)
         return self._opened[key]
-
-
-def is_initialised(node: Node) -> bool:
-    """The module says that its weights are what they should be."""
-    return own_attribute(node.module, "is_init") is True
 
 
 def _reached(top: Node, enters: Callable[[Node], bool]) -> dict[Node, None]:

@@ -17,6 +17,7 @@ from lightning_init.admission import refusals
 from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
 from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.config import is_initialised
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.ledger import Ledger, Written, warn
 from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta, reset
@@ -170,7 +171,7 @@ class Run:
     def part(self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True) -> None:
         """Initialises a part of the tree from within a method that is running."""
         module = unwrap(module)
-        if not alone and getattr(module, "is_init", False) is True:
+        if not alone and is_initialised(module):
             warn([f"{type(module).__name__} is initialised already (is_init is True); nothing was changed"])
             return
         # What runs already is not called again from inside.
