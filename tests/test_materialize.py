@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from lightning_init import InitConfigError, InitWeightsCallback, init_weights
-from lightning_init.materialize import allocate, materialize, plan_meta
+from lightning_init.materialize import allocate, materialize, plan_meta, reset
 from lightning_init.tree import Tree
 from tests.models import Holder, constant, value, values
 from tests.trainers import Net, Snapshots, loader, trainer, weights
@@ -284,3 +284,18 @@ def test_the_device_of_the_trainer_is_where_storage_comes_from(tmp_path: Path) -
     with run.init_module(empty_init=True):
         module: pl.LightningModule = Net()
     assert {parameter.device for parameter in module.parameters()} == {torch.device("cpu")}
+
+
+def test_resets_draw_from_a_stream_of_their_own() -> None:
+    def weight_after(user_seed: int) -> torch.Tensor:
+        linear = on_meta(nn.Linear, 3, 3)
+        tree = Tree(nn.Sequential(linear))
+        torch.manual_seed(user_seed)
+        before = torch.get_rng_state()
+        allocate(tree, torch.device("cpu"))
+        reset(tree, tree.nodes[linear], ["weight", "bias"], seed=1, device=torch.device("cpu"))
+        assert torch.equal(torch.get_rng_state(), before)
+        weight: torch.Tensor = linear.weight.detach()
+        return weight
+
+    assert torch.equal(weight_after(5), weight_after(6))
