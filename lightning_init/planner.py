@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from lightning_init.checkpoint.formats import Checkpoint
+from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import Rule, carried_by, is_initialised, own_attribute, read
 from lightning_init.errors import Fault, InitError

@@ -14,8 +14,8 @@ from torch import nn
 
 from lightning_init import distributed
 from lightning_init.admission import refusals
+from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
-from lightning_init.checkpoint.formats import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import is_initialised
 from lightning_init.errors import Fault, InitConfigError

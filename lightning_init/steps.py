@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from lightning_init.checkpoint.formats import Checkpoint
+from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.match import Match
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.initializers.base import WeightInitializer

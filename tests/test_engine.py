@@ -21,7 +21,7 @@ from lightning_init import (
     init_weights,
     initialize,
 )
-from lightning_init.checkpoint.formats import Checkpoint
+from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.engine import _log
 from tests.models import CountingInit, Holder, as_before, constant, digests, linear, pretrained, value, values

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_init import distributed
-from lightning_init.checkpoint.formats import Checkpoint, Entry
+from lightning_init.checkpoint.base import Checkpoint, Entry
 
 __all__ = ["BroadcastCheckpoint"]
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 
-from lightning_init.checkpoint.formats import Checkpoint
+from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.keys import Keys, some
 from lightning_init.errors import CheckpointError, Fault
 from lightning_init.text import columns

@@ -7,20 +7,18 @@ import pickle
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from lightning_init.checkpoint.base import SafeGlobal
 from lightning_init.errors import CheckpointError, Fault
 
-__all__ = ["CONTAINERS", "SafeGlobal", "load", "state_dict"]
-
-SafeGlobal: TypeAlias = Callable[..., object] | tuple[Callable[..., object], str]
-"""A class or function, or one with the path under which files name it, as ``torch.serialization`` takes them."""
+__all__ = ["CONTAINERS", "check_zip", "load", "state_dict"]
 
 CONTAINERS = ("state_dict", "model", "module", "state_dict_ema", "model_ema", "ema", "teacher", "student")
 """Under which names programs keep the state dict in a checkpoint; the first that holds tensors is taken."""

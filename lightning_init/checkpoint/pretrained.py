@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_init import tree, values
-from lightning_init.checkpoint.formats import Checkpoint, SafeGlobal, open_checkpoint
+from lightning_init.checkpoint.base import Checkpoint, Reading, SafeGlobal
+from lightning_init.checkpoint.formats import open_checkpoint
 from lightning_init.checkpoint.match import Match, OnMismatch, Target, match
 from lightning_init.checkpoint.sources import locate
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
@@ -102,7 +103,7 @@ class PretrainedInit(Initializer):
         Raises:
             CheckpointError: It cannot be found or read.
         """
-        return open_checkpoint(locate(self.checkpoint), safe_globals=self.safe_globals)
+        return open_checkpoint(locate(self.checkpoint), Reading(safe_globals=tuple(self.safe_globals)))
 
     def check_device(self) -> None:
         """Looks for the device that values go over; a checkpoint that is open already says nothing about it.

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from lightning_init.checkpoint.formats import Entry, open_checkpoint
+from lightning_init.checkpoint.base import Entry, Reading
+from lightning_init.checkpoint.formats import open_checkpoint
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import Save, bits, save_legacy, save_safetensors, save_zip, tensors
 
@@ -51,7 +52,7 @@ class Opened(argparse.Namespace):
 
 def refusal(path: Path, **arguments: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(path, **arguments)
+        open_checkpoint(path, Reading(**arguments))
     assert [fault.where for fault in caught.value.faults] == ["checkpoint"]
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -232,7 +233,7 @@ def test_tensors_without_values(tmp_path: Path) -> None:
 def test_a_lazy_parameter_is_no_tensor_yet(tmp_path: Path) -> None:
     save_zip({"a": torch.ones(2), "w": nn.LazyLinear(3).weight}, tmp_path / "w.pth")
     assert "safe_globals=[UninitializedParameter]" in refusal(tmp_path / "w.pth")
-    assert list(open_checkpoint(tmp_path / "w.pth", safe_globals=[UninitializedParameter]).entries) == ["a"]
+    assert list(open_checkpoint(tmp_path / "w.pth", Reading(safe_globals=(UninitializedParameter,))).entries) == ["a"]
 
 
 @EVERY_FORMAT
@@ -323,7 +324,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, save: Save, protocol: int, 
         assert "was not run" in told
         assert "safe_globals=[system" in told
         assert "can make a file run anything" in told
-        refusal(path, safe_globals=[os.system])
+        refusal(path, safe_globals=(os.system,))
         assert not proof.exists()
     # The attack works where it is let: what is above shows something.
     pickle.loads(pickle.dumps(attack))  # noqa: S301 - our own
@@ -348,9 +349,17 @@ def test_other_classes_are_named_and_allowed_by_name(tmp_path: Path, save: Save)
     assert told.endswith(
         "save module.state_dict() alone; or, if you trust the file, pass safe_globals=[Namespace, Foreign]"
     )
-    told = refusal(path, safe_globals=[argparse.Namespace])
+    told = refusal(path, safe_globals=(argparse.Namespace,))
     assert "pass safe_globals=[Foreign]" in told
-    with open_checkpoint(path, safe_globals=[argparse.Namespace, Foreign]) as checkpoint:
+    with open_checkpoint(
+        path,
+        Reading(
+            safe_globals=(
+                argparse.Namespace,
+                Foreign,
+            )
+        ),
+    ) as checkpoint:
         assert checkpoint.read("w").tolist() == [1, 1]
     assert set(torch.serialization.get_safe_globals()) == allowed
     refusal(path)
@@ -359,17 +368,17 @@ def test_other_classes_are_named_and_allowed_by_name(tmp_path: Path, save: Save)
 def test_a_class_may_be_allowed_under_another_path(tmp_path: Path) -> None:
     path = tmp_path / "w.ckpt"
     torch.save({"w": torch.ones(2), "meta": Foreign()}, path)
-    told = refusal(path, safe_globals=[(Foreign, "elsewhere.Foreign")])
+    told = refusal(path, safe_globals=((Foreign, "elsewhere.Foreign"),))
     assert "safe_globals=[Foreign]" in told
-    open_checkpoint(path, safe_globals=[(Foreign, f"{Foreign.__module__}.Foreign")]).close()
+    open_checkpoint(path, Reading(safe_globals=((Foreign, f"{Foreign.__module__}.Foreign"),))).close()
 
 
 def test_what_the_program_allows_stays_allowed(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2), "meta": Foreign()}, tmp_path / "w.ckpt")
     with torch.serialization.safe_globals([Foreign]):
-        open_checkpoint(tmp_path / "w.ckpt", safe_globals=[Foreign]).close()
+        open_checkpoint(tmp_path / "w.ckpt", Reading(safe_globals=(Foreign,))).close()
         (tmp_path / "bad.ckpt").write_bytes(b"\x80\x02garbage")
-        refusal(tmp_path / "bad.ckpt", safe_globals=[Foreign, Opened])
+        refusal(tmp_path / "bad.ckpt", safe_globals=(Foreign, Opened))
         allowed = torch.serialization.get_safe_globals()
     assert Foreign in allowed
     assert Opened not in allowed

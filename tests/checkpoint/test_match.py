@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_init.checkpoint.formats import Checkpoint, Entry
+from lightning_init.checkpoint.base import Checkpoint, Entry
 from lightning_init.checkpoint.match import Match, Mismatch, OnMismatch, Target, match
 from lightning_init.errors import CheckpointError
 
