@@ -10,7 +10,9 @@ ends the outermost exchange on every rank, even if something in between catches 
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,7 +105,9 @@ def together(stage: str, run: Callable[[], T]) -> T:
 
 
 def one_first(stage: str, run: Callable[[], T]) -> T:
-    """Runs something on rank zero, then, if that went well, on the other ranks.
+    """Runs something on rank zero, then on the first rank of every other node, then on all others.
+
+    Each turn comes only if those before went well. On one node there are two turns.
 
     Args:
         stage: As for `together`.
@@ -114,15 +118,28 @@ def one_first(stage: str, run: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return run()
-    leads = rank() == 0
     value: T | None = None
     with _inside(stage) as talk:
-        for turn in (True, False):
+
+        def take_turn(*, is_mine: bool) -> list[Any]:
+            nonlocal value
             failure = None
-            if leads is turn:
+            if is_mine:
                 value, failure = _attempt(run)
-            _exchange(talk, failure=failure)
-    return value  # type: ignore[return-value]  # set in one of the two turns
+            return [outcome.value for outcome in _exchange(talk, _node(), failure)]
+
+        nodes = take_turn(is_mine=rank() == 0)
+        leaders = {nodes.index(node) for node in nodes} - {0}
+        if leaders:
+            take_turn(is_mine=rank() in leaders)
+        take_turn(is_mine=rank() not in leaders | {0})
+    return value  # type: ignore[return-value]  # set in one of the turns
+
+
+def _node() -> tuple[str, str]:
+    """What tells the node of this process from others; the variables are those of torchrun, Lightning and Slurm."""
+    index = next((os.environ[name] for name in ("GROUP_RANK", "NODE_RANK", "SLURM_NODEID") if name in os.environ), "0")
+    return socket.gethostname(), index
 
 
 def from_rank_zero(stage: str, run: Callable[[], T]) -> T:

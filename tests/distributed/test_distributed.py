@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections.abc import Callable
@@ -52,10 +53,33 @@ def swallowing(run: Callable[[], object]) -> str:
 def one_first_in_turn() -> tuple[float, float]:
     def step() -> tuple[float, float]:
         start = time.monotonic()
-        time.sleep(0.3 if rank() == 0 else 0.0)
+        time.sleep(0.3 if rank() < 2 else 0.0)  # the first rank of either node
         return start, time.monotonic()
 
     return one_first("a turn", step)
+
+
+def one_first_of_each_node() -> tuple[float, float]:
+    # Ranks 0 and 2 share a node, rank 1 has one of its own.
+    os.environ["NODE_RANK"] = str(rank() % 2)
+    try:
+        return one_first_in_turn()
+    finally:
+        del os.environ["NODE_RANK"]
+
+
+def a_node_leader_fails() -> tuple[str, bool]:
+    os.environ["NODE_RANK"] = str(rank() % 2)
+    ran: list[bool] = []
+
+    def step() -> object:
+        ran.append(True)
+        return on({1}, CheckpointError("no space left on this node"))
+
+    try:
+        return told(lambda: one_first("a turn", step)).message, bool(ran)
+    finally:
+        del os.environ["NODE_RANK"]
 
 
 def one_first_stops_the_others() -> tuple[str, bool]:
@@ -207,6 +231,8 @@ def weights() -> dict[str, str]:
 
 CASES: tuple[Callable[[], object], ...] = (
     one_first_in_turn,
+    one_first_of_each_node,
+    a_node_leader_fails,
     one_first_stops_the_others,
     a_follower_fails,
     a_value_from_rank_zero,
@@ -262,6 +288,18 @@ def test_one_first_lets_rank_zero_finish_before_the_others_start(cases: Cases) -
     zero, *others = (outcome.value for outcome in cases["one_first_in_turn"])
     assert zero[1] - zero[0] >= 0.3
     assert all(start > zero[1] for start, _ in others)
+
+
+def test_on_other_nodes_one_rank_goes_before_its_neighbours(cases: Cases) -> None:
+    zero, leader, follower = (outcome.value for outcome in cases["one_first_of_each_node"])
+    assert leader[0] > zero[1]
+    assert follower[0] > leader[1]
+    assert leader[1] - leader[0] >= 0.3
+
+
+def test_what_fails_on_the_first_rank_of_a_node_is_raised_everywhere(cases: Cases) -> None:
+    told = "no space left on this node [on rank 1]"
+    assert [outcome.value for outcome in cases["a_node_leader_fails"]] == [(told, True), (told, True), (told, False)]
 
 
 def test_one_first_does_not_start_the_others_when_rank_zero_fails(cases: Cases) -> None:
