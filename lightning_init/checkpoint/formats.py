@@ -9,7 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from lightning_init.checkpoint.base import Checkpoint, Reading
+from lightning_init.checkpoint.folders import checkpoint_in
+from lightning_init.checkpoint.index import is_index
 from lightning_init.checkpoint.safetensors_files import SafetensorsCheckpoint
+from lightning_init.checkpoint.sharded import ShardedCheckpoint
 from lightning_init.checkpoint.torch_files import TorchCheckpoint
 from lightning_init.errors import CheckpointError, Fault
 
@@ -44,6 +47,11 @@ FORMATS: list[Format] = [
     ),
     # Eight bytes of length, of which a header that is not absurd leaves the upper ones zero, then JSON.
     Format("safetensors", lambda _, head: head[5:9] == b"\0\0\0{", lambda path, _: SafetensorsCheckpoint(path)),
+    Format(
+        "sharded (*.index.json)",
+        lambda _, head: is_index(head),
+        lambda path, reading: ShardedCheckpoint(path, reading, open_shard=open_checkpoint),
+    ),
 ]
 """The kinds of files that can be read, in the order in which they are tried."""
 
@@ -70,15 +78,21 @@ def open_checkpoint(path: Path, reading: Reading | None = None) -> Checkpoint:
     Raises:
         CheckpointError: It cannot be opened, is cut off, is no checkpoint, holds other classes, or holds no tensor.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError as error:
-        raise _error(f"{str(path)!r} cannot be opened: {error.strerror or error}") from error
+    if path.is_dir():
+        path = checkpoint_in(path)
+    head = b"" if path.is_dir() else _head(path)
     for known in FORMATS:
         if known.recognise(path, head):
             return known.open(path, reading or Reading())
     raise _error(f"{str(path)!r} is {_stranger(head)}; known formats are {', '.join(known.name for known in FORMATS)}")
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except OSError as error:
+        raise _error(f"{str(path)!r} cannot be opened: {error.strerror or error}") from error
 
 
 def _stranger(head: bytes) -> str:
