@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_init.checkpoint.match import Target
+from lightning_init.checkpoint.target import Target
 from lightning_init.config import Rule
 from lightning_init.errors import Fault, did_you_mean
 from lightning_init.scope import NamePattern, Scope, is_layer

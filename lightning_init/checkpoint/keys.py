@@ -5,35 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from lightning_init.checkpoint.naming import WRAPPER_PARTS, some, splits, without_wrappers
+from lightning_init.checkpoint.revise import revise
+from lightning_init.checkpoint.rules import KeyRules
 from lightning_init.errors import CheckpointError, Fault
 
-__all__ = ["WRAPPER_PARTS", "Keys", "some", "without_wrappers"]
-
-WRAPPER_PARTS = frozenset({"_orig_mod", "module"})
-"""Parts of a key that DDP and ``torch.compile`` put in."""
-
-
-def without_wrappers(key: str) -> str:
-    """A key without the parts that wrappers put in, wherever they stand.
-
-    Whole parts only, and never the last one, which names the tensor.
-
-    >>> without_wrappers("module.net._orig_mod.modules.weight")
-    'net.modules.weight'
-    """
-    *path, last = key.split(".")
-    return ".".join([*(part for part in path if part not in WRAPPER_PARTS), last])
-
-
-def some(names: Iterable[str], limit: int = 8) -> str:
-    """Names for a message: the first few, and how many more there are.
-
-    >>> some(["a", "b", "c"], limit=2)
-    "'a', 'b' and 1 more"
-    """
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(repr, names[:limit])) + more
+__all__ = ["Keys"]
 
 
 class Keys:
@@ -45,67 +22,79 @@ class Keys:
 
     Args:
         keys: The keys as they stand in the checkpoint.
-        prefix: The path to the part that is wanted, with or without the dot at its end. Names are relative to it.
+        rules: Which part of it is wanted, and what is replaced in its keys. Names are relative to the prefix.
         source: The checkpoint's name, for messages.
 
     Attributes:
         prefix: The prefix with its dot, or an empty string.
         below: The keys below the prefix, in the order of the checkpoint.
+        names: What each of them is called without the prefix and after revision; wrapper parts still stand in it.
+        warnings: Pairs of ``revise_keys`` that change no key.
 
     Raises:
-        CheckpointError: No key is below the prefix.
+        CheckpointError: No key is below the prefix, or several have one name after revision.
     """
 
-    def __init__(self, keys: Iterable[str], prefix: str | None, source: str) -> None:
+    def __init__(self, keys: Iterable[str], rules: KeyRules, source: str) -> None:
         self._all = tuple(keys)
-        self.prefix = f"{prefix.removesuffix('.')}." if prefix and prefix != "." else ""
+        self.prefix = rules.prefix
         head = self.prefix.split(".")[:-1]
-        self.below = tuple(key for key in self._all if _rest(key.split("."), head))
-        if not self.below:
+        rests = {key: rest for key in self._all if (rest := _rest(key.split("."), head))}
+        if not rests:
             raise CheckpointError([Fault("prefix", self._absent(source))])
-        self._known = frozenset(self.below)
+        self.below = tuple(rests)
+        revised = revise({key: ".".join(rest) for key, rest in rests.items()}, rules, source)
+        self.names, self.warnings = revised.names, revised.warnings
+        # A wrapper above the end of the prefix is taken out as well.
+        self._above = {key: key.count(".") + 1 - len(head) - len(rest) for key, rest in rests.items()}
+        self._exact = {self.names[key]: key for key, above in self._above.items() if not above}
         self._by_stripped: dict[str, list[str]] = {}
-        for key in self.below:
-            self._by_stripped.setdefault(without_wrappers(key), []).append(key)
+        for key, name in self.names.items():
+            self._by_stripped.setdefault(without_wrappers(name), []).append(key)
 
     def candidates(self, name: str) -> tuple[str, ...]:
         """The keys that stand for a name: the one that is called so, else all that are without some wrapper parts.
 
         Args:
-            name: A parameter's name, relative to the prefix.
+            name: A parameter's name, as the keys are called without the prefix and after revision.
 
         Returns:
             None of them, one, or several keys that cannot be told apart.
         """
-        full = self.prefix + name
-        if full in self._known:
-            return (full,)
-        wanted = full.split(".")
-        alike = self._by_stripped.get(without_wrappers(full), [])
-        return tuple(key for key in alike if _rest(key.split("."), wanted) == [])
+        if name in self._exact:
+            return (self._exact[name],)
+        wanted = name.split(".")
+        alike = self._by_stripped.get(without_wrappers(name), [])
+        return tuple(key for key in alike if _rest(self.names[key].split("."), wanted) == [])
 
     def removed(self, key: str, name: str) -> int:
-        """How many parts of a key are taken out for a name."""
-        return key.count(".") - (self.prefix + name).count(".")
+        """How many parts of a key are taken out for a name, the prefix and revision aside."""
+        return self._above[key] + self.names[key].count(".") - name.count(".")
 
     def relative(self, key: str) -> str:
-        """A key below the prefix without it, and without wrapper parts."""
-        return without_wrappers(key).removeprefix(without_wrappers(f"{self.prefix}x")[:-1])
+        """What a key below the prefix is called without it, after revision and without wrapper parts."""
+        return without_wrappers(self.names[key])
 
-    def hint(self, names: Sequence[str]) -> str:
-        """What may be done when no key stands for any of these names; empty if nothing comes to mind."""
+    def hint(self, names: Sequence[str], into: str = "") -> str:
+        """What may be done when no key stands for any of these names; empty if nothing comes to mind.
+
+        Args:
+            names: Names of parameters.
+            into: The submodule that they are relative to.
+        """
         wanted = frozenset(names)
         heads: Counter[str] = Counter()
         for key in map(without_wrappers, self._all):
-            heads.update(head for head, tail in _splits(key) if tail in wanted)
+            heads.update(head for head, tail in splits(key) if tail in wanted)
         if heads:
             head, count = heads.most_common(1)[0]
             return f"{count} of its keys match with prefix={head + '.'!r}"
         known = frozenset(map(self.relative, self.below))
-        heads.update(head for name in names for head, tail in _splits(name) if tail in known)
+        heads.update(head for name in names for head, tail in splits(name) if tail in known)
         if heads:
             head, count = heads.most_common(1)[0]
-            return f"{count} of its keys match below {head!r} of the module: let that submodule carry the rule"
+            path = f"{into}.{head}" if into else head
+            return f"{count} of its keys match below {path!r} of the module: into={path!r} loads them there"
         return ""
 
     def _absent(self, source: str) -> str:
@@ -117,7 +106,7 @@ class Keys:
         told = (
             f"{source!r} has no key below {self.prefix!r}; the prefixes at its top (with numbers of keys) are {there}"
         )
-        deeper = {f"{head}." for key in stripped for head, _ in _splits(key) if f".{head}.".endswith(f".{self.prefix}")}
+        deeper = {f"{head}." for key in stripped for head, _ in splits(key) if f".{head}.".endswith(f".{self.prefix}")}
         if deeper:
             told += f"; did you mean {some(sorted(deeper), 3)}?"
         return f"{told}; some keys: {some(self._all, 5)}"
@@ -137,9 +126,3 @@ def _rest(parts: list[str], head: list[str]) -> list[str] | None:
             return None
         position += 1
     return parts[position:]
-
-
-def _splits(name: str) -> Iterable[tuple[str, str]]:
-    """Every (head, tail) of a dotted name."""
-    parts = name.split(".")
-    return [(".".join(parts[:i]), ".".join(parts[i:])) for i in range(1, len(parts))]

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from lightning_init import tree, values
 from lightning_init.checkpoint.base import Checkpoint, Reading, SafeGlobal
 from lightning_init.checkpoint.formats import open_checkpoint
-from lightning_init.checkpoint.match import Match, OnMismatch, Target, match
+from lightning_init.checkpoint.match import OnMismatch, match
+from lightning_init.checkpoint.matched import Match
+from lightning_init.checkpoint.rules import KeyRules
 from lightning_init.checkpoint.sources import locate
+from lightning_init.checkpoint.target import Target
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.initializers.base import INITIALIZERS, Initializer, call_text
 from lightning_init.initializers.checks import Checks
@@ -119,7 +122,8 @@ class PretrainedInit(Initializer):
 
     def match(self, checkpoint: Checkpoint, targets: Sequence[Target]) -> Match:
         """Finds the key of every target; see `lightning_init.checkpoint.match.match`."""
-        return match(checkpoint, targets, prefix=self.prefix, on_mismatch=self.on_mismatch, strict=self.strict)
+        rules = KeyRules.parse(prefix=self.prefix)
+        return match(checkpoint, targets, rules, on_mismatch=self.on_mismatch, strict=self.strict)
 
     def read(self, checkpoint: Checkpoint, key: str) -> Tensor:
         """The values under a key, on ``map_location``; not to be written to."""

@@ -4,17 +4,19 @@ from collections.abc import Sequence
 
 import pytest
 
-from lightning_init.checkpoint.keys import Keys, without_wrappers
+from lightning_init.checkpoint.keys import Keys
+from lightning_init.checkpoint.naming import without_wrappers
+from lightning_init.checkpoint.rules import KeyRules
 from lightning_init.errors import CheckpointError
 
 
 def keys(*names: str, prefix: str | None = None) -> Keys:
-    return Keys(names, prefix, "w.pth")
+    return Keys(names, KeyRules.parse(prefix=prefix), "w.pth")
 
 
 def absent(names: Sequence[str], prefix: str) -> str:
     with pytest.raises(CheckpointError) as caught:
-        Keys(names, prefix, "w.pth")
+        Keys(names, KeyRules.parse(prefix=prefix), "w.pth")
     assert [fault.where for fault in caught.value.faults] == ["prefix"]
     return str(caught.value)
 
@@ -108,5 +110,5 @@ def test_a_hint_at_the_prefix_that_is_needed() -> None:
 def test_a_hint_at_the_submodule_that_is_meant() -> None:
     found = keys("x.conv.w", "x.conv.b", "y.w", prefix="x")
     told = found.hint(["net.conv.w", "net.conv.b", "head.w"])
-    assert told == "2 of its keys match below 'net' of the module: let that submodule carry the rule"
+    assert told == "2 of its keys match below 'net' of the module: into='net' loads them there"
     assert found.hint(["other"]) == ""

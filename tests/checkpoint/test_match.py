@@ -5,7 +5,10 @@ import torch
 from torch import Tensor
 
 from lightning_init.checkpoint.base import Checkpoint, Entry
-from lightning_init.checkpoint.match import Match, Mismatch, OnMismatch, Target, match
+from lightning_init.checkpoint.match import OnMismatch, match
+from lightning_init.checkpoint.matched import Match, Mismatch
+from lightning_init.checkpoint.rules import KeyRules
+from lightning_init.checkpoint.target import Target
 from lightning_init.errors import CheckpointError
 
 
@@ -45,7 +48,9 @@ def test_loaded_missing_unexpected() -> None:
 
 
 def test_only_keys_below_the_prefix_can_be_unexpected() -> None:
-    found = match(Shapes(net_a=(2,), net_b=(2,), head_a=(2,)), [target("a", 2)], prefix="net", strict=False)
+    found = match(
+        Shapes(net_a=(2,), net_b=(2,), head_a=(2,)), [target("a", 2)], KeyRules.parse(prefix="net"), strict=False
+    )
     assert found.loaded == {"a": "net.a"}
     assert found.unexpected == ("net.b",)
     assert found.summary() == "w.pth below 'net.': 1 loaded, 1 unexpected"
@@ -122,7 +127,7 @@ def test_nothing_matches() -> None:
     assert "the module has 'a', 'b'" in told
     assert told.endswith("2 of its keys match with prefix='net.'")
     told = faults(Shapes(a=(2,)), target("net.a", 2))["checkpoint"]
-    assert told.endswith("1 of its keys match below 'net' of the module: let that submodule carry the rule")
+    assert told.endswith("1 of its keys match below 'net' of the module: into='net' loads them there")
     assert faults(Shapes(a=(2,)), target("x", 2))["checkpoint"].endswith("the module has 'x'")
 
 

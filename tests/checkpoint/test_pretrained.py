@@ -236,7 +236,10 @@ def test_a_device_that_is_not_here(tmp_path: Path) -> None:
         ({"map_location": 3}, "map_location: must be a device such as 'cpu' or 'cuda:0', got 3"),
         ({"map_location": "gpu"}, "map_location: must be a device such as 'cpu' or 'cuda:0', got 'gpu'"),
         ({"map_location": "meta"}, "on 'meta' the values would be lost"),
-        ({"on_mismatch": "skp"}, "on_mismatch: must be one of 'error', 'skip', got 'skp'; did you mean 'skip'?"),
+        (
+            {"on_mismatch": "skp"},
+            "on_mismatch: must be one of 'error', 'skip', 'adapt', got 'skp'; did you mean 'skip'?",
+        ),
         ({"on_mismatch": ["skip"]}, "on_mismatch: must be one of"),
         ({"strict": "yes"}, "strict: must be True or False, got 'yes'"),
         ({"safe_globals": "argparse.Namespace"}, "safe_globals: must be a list of classes"),
