@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from lightning_init import tree, values
 from lightning_init.checkpoint.base import Checkpoint, Reading, SafeGlobal
 from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.locate import locate
 from lightning_init.checkpoint.match import OnMismatch, match
 from lightning_init.checkpoint.matched import Match
 from lightning_init.checkpoint.rules import KeyRules
-from lightning_init.checkpoint.sources import locate
 from lightning_init.checkpoint.target import Target
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.initializers.base import INITIALIZERS, Initializer, call_text

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from hashlib import sha256 as sha256_of
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lightning_init.checkpoint.sources import SOURCES, locate, register_source
+from lightning_init.checkpoint.locate import locate
+from lightning_init.checkpoint.sources import SOURCES, register_source
 from lightning_init.errors import CheckpointError
+
+SHA = sha256_of(b"x").hexdigest()
 
 
 @pytest.fixture
@@ -18,19 +23,22 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def memory_scheme(weights: Path) -> Iterator[str]:
-    @register_source("memory")
-    def fetch(address: str) -> Path:
-        return weights if address == "memory://good" else weights.parent / "gone"
+def lab() -> Iterator[dict[str, Path]]:
+    """A scheme of a user's own, as the table that its function looks into."""
+    files: dict[str, Path] = {}
 
-    yield "memory"
-    del SOURCES["memory"]
+    @register_source("lab")
+    def fetch(address: str, sha256: str | None) -> Path:
+        return files[f"{address}?{sha256}"]
+
+    yield files
+    del SOURCES["lab"]
 
 
-def message(source: str | os.PathLike[str]) -> str:
+def message(source: str | os.PathLike[str], where: str = "checkpoint", sha256: Any = None) -> str:
     with pytest.raises(CheckpointError) as caught:
-        locate(source)
-    assert [fault.where for fault in caught.value.faults] == ["checkpoint"]
+        locate(source, sha256=sha256)
+    assert [fault.where for fault in caught.value.faults] == [where]
     return str(caught.value)
 
 
@@ -59,20 +67,69 @@ def test_a_file_address(tmp_path: Path) -> None:
 def test_a_file_address_of_another_machine() -> None:
     told = message("file://server/weights.pth")
     assert "'server'" in told
+    assert "secret" not in message("file://me:secret@server/weights.pth")
     assert "file:///" in told
 
 
 def test_an_unknown_scheme_names_the_known_ones() -> None:
-    told = message("zenodo://123/weights.pth")
-    assert "'zenodo' is no known scheme" in told
-    assert "'file://'" in told
+    assert message("zenodo://123/weights.pth?key=secret") == (
+        "checkpoint: no way to fetch 'zenodo://123/weights.pth?key=***': 'zenodo' is no known scheme; there are plain "
+        f"paths, {known()}, and the schemes of fsspec, such as 's3://'"
+    )
 
 
-def test_a_registered_scheme(memory_scheme: str, weights: Path) -> None:
-    assert locate(f"{memory_scheme}://good") == weights
-    assert "no such file: 'memory://other'" in message("memory://other")
-    with pytest.raises(CheckpointError, match="'memory' is taken"):
-        register_source("memory")(lambda address: weights)
+def test_a_misspelt_scheme_names_the_nearest() -> None:
+    assert "'torchvison' is no known scheme; did you mean 'torchvision'?" in message("torchvison://resnet50")
+    assert "'gitub' is no known scheme; did you mean 'github'" in message("gitub://org:name@main/w.pth")
+
+
+def known() -> str:
+    return ", ".join(f"'{scheme}://'" for scheme in sorted(SOURCES))
+
+
+def test_a_registered_scheme(lab: dict[str, Path], weights: Path) -> None:
+    lab["lab://good?None"] = weights
+    lab[f"LAB://good?{SHA}"] = weights
+    lab["lab://other?None"] = weights.parent / "gone"
+    assert locate("lab://good") == weights
+    assert locate("LAB://good", sha256=SHA.upper()) == weights
+    assert "no such file: 'lab://other'" in message("lab://other")
+    with pytest.raises(CheckpointError, match="'lab' is taken"):
+        register_source("lab")(lambda address, sha256: weights)
+
+
+def test_a_registered_source_is_checked_as_others(lab: dict[str, Path], weights: Path) -> None:
+    lab["lab://good?00000000"] = weights
+    told = message("lab://good", "sha256", "00000000")
+    assert told == f"sha256: 'lab://good' has the SHA-256 {SHA}, expected 00000000..."
+
+
+def test_a_path_is_checked(weights: Path) -> None:
+    assert locate(weights, sha256=SHA) == weights
+    assert locate(weights, sha256=SHA[:8]) == weights
+    assert locate(weights.as_uri(), sha256=SHA.upper()) == weights
+    wrong = f"{SHA[:63]}0"
+    assert message(weights, "sha256", wrong) == (f"sha256: {str(weights)!r} has the SHA-256 {SHA}, expected {wrong}")
+
+
+def test_a_file_that_changes_is_read_again(weights: Path) -> None:
+    assert locate(weights, sha256=SHA) == weights
+    weights.write_bytes(b"yy")
+    assert "expected" in message(weights, "sha256", SHA)
+
+
+@pytest.mark.parametrize("sha256", ["", "1234567", "g" * 64, "0" * 65, 12345678, b"12345678", "sha256:12345678"])
+def test_what_is_no_hash(weights: Path, sha256: Any) -> None:
+    assert message(weights, "sha256", sha256) == (
+        f"sha256: must be 64 hexadecimal digits, or at least the first 8 of them, got {sha256!r}"
+    )
+
+
+def test_a_hash_for_a_folder(weights: Path) -> None:
+    assert message(weights.parent, "sha256", SHA) == (
+        f"sha256: {str(weights.parent)!r} is a folder, and a hash is that of one file; leave sha256 out, or name a "
+        f"file in it"
+    )
 
 
 def test_a_missing_file_names_the_nearest(weights: Path) -> None:
@@ -92,10 +149,13 @@ def test_a_link_to_nowhere_is_a_missing_file(tmp_path: Path) -> None:
     assert "no such file" in message(tmp_path / "link.pth")
 
 
-def test_a_folder_names_the_files_in_it(weights: Path) -> None:
-    told = message(weights.parent)
-    assert "is a folder" in told
-    assert "'weights.pth'" in told
+def test_a_folder_is_itself(weights: Path) -> None:
+    assert locate(weights.parent) == weights.parent
+    assert locate(weights.parent.as_uri()) == weights.parent
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    assert message(tmp_path) == f"checkpoint: {str(tmp_path)!r} is an empty folder"
 
 
 def test_an_empty_file(tmp_path: Path) -> None:

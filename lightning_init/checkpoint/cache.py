@@ -1,0 +1,149 @@
+"""Folders of files that were fetched: made once, by one process at a time, and never seen half."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lightning_init.errors import CheckpointError, Fault
+
+__all__ = ["digest", "error", "free_for", "is_inside", "locked", "publish", "telling"]
+
+_log = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_ROOM = "free some, or let TORCH_HOME name a folder on another disk"
+_CHUNK = 1 << 22
+
+_digests: dict[tuple[int, ...], str] = {}
+
+
+def error(what: str) -> CheckpointError:
+    """What is wrong with a checkpoint's source."""
+    return CheckpointError([Fault("checkpoint", what)])
+
+
+@contextmanager
+def telling(folder: Path, source: str) -> Iterator[None]:
+    """Says of a failure to write what it means for the user.
+
+    Args:
+        folder: The cache that is written to.
+        source: What is fetched, as it may be shown.
+
+    Raises:
+        CheckpointError: For any error of the operating system inside.
+    """
+    try:
+        yield
+    except OSError as failure:
+        raise error(_meaning(failure, folder, source)) from failure
+
+
+def _meaning(failure: OSError, folder: Path, source: str) -> str:
+    if failure.errno in _FULL:
+        return (
+            f"no space left in the cache {str(folder)!r} for {source!r}; free some, or let TORCH_HOME name another disk"
+        )
+    if failure.errno in _CLOSED:
+        return (
+            f"{source!r} is not in the cache {str(folder)!r}, and cannot be put there: {failure.strerror}; let "
+            f"TORCH_HOME name a folder that can be written to, or give the path of a copy of the file"
+        )
+    return f"{source!r} cannot be kept in the cache {str(folder)!r}: {failure.strerror or failure}"
+
+
+@contextmanager
+def locked(folder: Path, source: str) -> Iterator[None]:
+    """Makes a folder of the cache and keeps other processes and threads out of it.
+
+    A process that is killed inside holds nobody up. What it left is found by the next one.
+
+    Args:
+        folder: The folder, which may not exist yet.
+        source: What is fetched, as it may be shown.
+
+    Raises:
+        CheckpointError: The folder cannot be made or locked.
+    """
+    with telling(folder, source):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _log.info("another process fetches %r; waiting for it", source)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def free_for(size: int, folder: Path, source: str) -> None:
+    """Looks whether so many bytes fit, before they are fetched.
+
+    Raises:
+        CheckpointError: They do not.
+    """
+    stat = os.statvfs(folder)
+    free = stat.f_bavail * stat.f_frsize
+    if size > free:
+        raise error(
+            f"no space left in the cache {str(folder)!r} for {source!r}: it has {size} bytes, and {free} are "
+            f"free; {_ROOM}"
+        )
+
+
+def publish(temporary: Path, final: Path) -> bool:
+    """Gives a finished file its name, unless there is one of that name.
+
+    Args:
+        temporary: The file, on the same file system; it is gone afterwards, if the answer is yes.
+        final: Its name.
+
+    Returns:
+        Whether it has the name now. A file that was there before is left as it is.
+    """
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(temporary, final, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        # A file system without hard links; two processes that come here have the same lock.
+        if os.path.lexists(final):
+            return False
+        temporary.replace(final)
+        return True
+    temporary.unlink()
+    return True
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, with all links followed, is in the folder, and so is everything below it."""
+    home = folder.resolve()
+    below = (Path(root, name) for root, folders, files in os.walk(path) for name in (*folders, *files))
+    return all(found.resolve().is_relative_to(home) for found in (path, *below))
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file as 64 digits; read once, until the file is another one or was written to."""
+    stat = path.stat()
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if state not in _digests:
+        made = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                made.update(chunk)
+        _digests[state] = made.hexdigest()
+    return _digests[state]
