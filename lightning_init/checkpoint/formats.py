@@ -13,7 +13,7 @@ from lightning_init.checkpoint.folders import checkpoint_in
 from lightning_init.checkpoint.index import is_index
 from lightning_init.checkpoint.safetensors_files import SafetensorsCheckpoint
 from lightning_init.checkpoint.sharded import ShardedCheckpoint
-from lightning_init.checkpoint.torch_files import TorchCheckpoint
+from lightning_init.checkpoint.torch_files import open_torch_file
 from lightning_init.errors import CheckpointError, Fault
 
 __all__ = ["FORMATS", "Format", "open_checkpoint"]
@@ -38,15 +38,15 @@ class Format:
 
 
 FORMATS: list[Format] = [
-    Format("torch.save", lambda _, head: head.startswith(b"PK\x03\x04"), partial(TorchCheckpoint, zipped=True)),
+    Format("torch.save", lambda _, head: head.startswith(b"PK\x03\x04"), partial(open_torch_file, zipped=True)),
     # A pickle of protocol 2 to 5 starts with its number.
     Format(
         "legacy torch.save",
         lambda _, head: head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"),
-        partial(TorchCheckpoint, zipped=False),
+        partial(open_torch_file, zipped=False),
     ),
     # Eight bytes of length, of which a header that is not absurd leaves the upper ones zero, then JSON.
-    Format("safetensors", lambda _, head: head[5:9] == b"\0\0\0{", lambda path, _: SafetensorsCheckpoint(path)),
+    Format("safetensors", lambda _, head: head[5:9] == b"\0\0\0{", SafetensorsCheckpoint),
     Format(
         "sharded (*.index.json)",
         lambda _, head: is_index(head),

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lightning_init.checkpoint.base import Checkpoint, Entry
+from lightning_init.checkpoint.base import Checkpoint, Entry, Reading
 from lightning_init.errors import CheckpointError, Fault
 
 __all__ = ["SafetensorsCheckpoint"]
@@ -21,10 +21,15 @@ class SafetensorsCheckpoint(Checkpoint):
 
     Args:
         path: The file.
+        reading: What of it is wanted; it has no containers.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reading: Reading) -> None:
         self.source = os.fspath(path)
+        if reading.container is not None or reading.ema:
+            where = "ema" if reading.container is None else "container"
+            advice = f"{self.source!r} is a safetensors file, whose tensors are in no container; choose among its keys"
+            raise CheckpointError([Fault(where, f"{advice} with prefix=...")])
         try:
             # The package types its functions, but not this class.
             self._file = cast("Any", safe_open(self.source, framework="pt", device="cpu"))
