@@ -14,7 +14,8 @@ def loss(entry: Entry, target: Target) -> str:
     """What speaks against turning values into the target's type; empty if nothing does.
 
     Rounding to fewer digits is what a user asks for who loads into a model of lower precision, and integers may become
-    other integers: that is told elsewhere, no more. Values are not looked at.
+    other numbers: that is told elsewhere, no more. Only those of one byte are refused for a parameter, since they are
+    what quantisation leaves. Values are not looked at.
 
     Args:
         entry: What the checkpoint has.
@@ -31,10 +32,10 @@ def loss(entry: Entry, target: Target) -> str:
             f"holds {type_name(old)}, {target.name!r} {type_name(new)}, which would cut off what is behind the point; "
             "convert it, or leave it out with exclude"
         )
-    if _is_whole(old) and not _is_whole(new) and not target.is_buffer:
+    if _is_code(old) and not _is_whole(new) and not target.is_buffer:
         return (
-            f"holds {type_name(old)}, the parameter {target.name!r} {type_name(new)}; these may be quantised weights "
-            "without their scales; convert them, or leave them out with exclude"
+            f"holds {type_name(old)}, the parameter {target.name!r} {type_name(new)}: these look like quantised "
+            "weights, which mean nothing without their scales; convert them, or leave them out with exclude"
         )
     return ""
 
@@ -50,3 +51,7 @@ def type_name(dtype: torch.dtype) -> str:
 
 def _is_whole(dtype: torch.dtype) -> bool:
     return not (dtype.is_floating_point or dtype.is_complex)
+
+
+def _is_code(dtype: torch.dtype) -> bool:
+    return _is_whole(dtype) and dtype.itemsize == 1 and dtype != torch.bool

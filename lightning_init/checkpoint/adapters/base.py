@@ -82,15 +82,24 @@ class Adapters(Mapping[str, Adapter]):
         built_in: The library's own.
 
     Example:
-        >>> adapters = Adapters({"none": lambda misfit: "never"})
-        >>> @adapters.register("first_rows")
-        ... def first_rows(misfit):
-        ...     rows = misfit.target.shape[0]
-        ...     if misfit.entry.shape[1:] != misfit.target.shape[1:] or misfit.entry.shape[0] < rows:
-        ...         return "there are no more rows than needed"
-        ...     return Adaptation(f"the first {rows} rows", lambda value: value[:rows])
+        A vocabulary that grew by tokens at its end: known rows are kept, new ones start from the mean of the known.
+        ``register_adapter`` of `lightning_init.checkpoint.adapters` adds such a function to the table that is used.
+
+        >>> from torch import nn
+        >>> adapters = Adapters({})
+        >>> @adapters.register("vocabulary")
+        ... def vocabulary(misfit):
+        ...     known, wanted = misfit.entry.shape, misfit.target.shape
+        ...     if not any(issubclass(owner, nn.Embedding) for owner in misfit.target.owners):
+        ...         return "it is not the weight of an embedding"
+        ...     if known[1:] != wanted[1:] or known[0] > wanted[0]:
+        ...         return "rows are not only added"
+        ...     def grown(value):
+        ...         mean = value.float().mean(dim=0, keepdim=True)
+        ...         return torch.cat([value.float(), mean.expand(wanted[0] - known[0], *wanted[1:])])
+        ...     return Adaptation(f"{known[0]} -> {wanted[0]} tokens: new ones are the mean of the known", grown)
         >>> list(adapters)
-        ['first_rows', 'none']
+        ['vocabulary']
     """
 
     def __init__(self, built_in: Mapping[str, Adapter]) -> None:
