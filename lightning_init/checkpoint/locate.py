@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from lightning_init.checkpoint import http, remote, torchvision_weights
+from lightning_init.checkpoint import http, hub, remote, torchvision_weights
 from lightning_init.checkpoint.addresses import redacted, scheme_of
 from lightning_init.checkpoint.cache import digest, error
 from lightning_init.checkpoint.sources import SOURCES, Source
@@ -15,7 +15,7 @@ from lightning_init.errors import CheckpointError, Fault, did_you_mean
 __all__ = ["locate"]
 
 # They register themselves.
-_BUILT_IN = (http, torchvision_weights)
+_BUILT_IN = (http, hub, torchvision_weights)
 
 _SHA256 = re.compile(r"[0-9a-f]{8,64}")
 

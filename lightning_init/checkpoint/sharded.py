@@ -24,13 +24,17 @@ class ShardedCheckpoint(Checkpoint):
 
     Args:
         path: The index; its shards lie in the same folder or below.
-        reading: What of the shards is wanted.
+        reading: What of the shards is wanted; they have no containers.
         open_shard: Opens one of them.
     """
 
     def __init__(self, path: Path, reading: Reading, *, open_shard: Callable[[Path, Reading], Checkpoint]) -> None:
         self.source = os.fspath(path)
         self._shards: dict[str, Checkpoint] = {}
+        if reading.container is not None or reading.ema:
+            where = "ema" if reading.container is None else "container"
+            what = f"{self.source!r} is an index of shards, whose tensors are in no container; choose among its keys"
+            raise CheckpointError([Fault(where, f"{what} with prefix=...")])
         index = read_index(path)
         with ExitStack() as unless_opened:
             unless_opened.callback(self.close)

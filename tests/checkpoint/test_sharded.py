@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -43,9 +42,9 @@ def write(folder: Path, save: Save = save_safetensors, weights: Mapping[str, Ten
     return write_index(folder, {key: name for key in reversed(list(weights)) for name in parts if key in parts[name]})
 
 
-def faults(path: Path, **arguments: Any) -> list[str]:
+def faults(path: Path) -> list[str]:
     with pytest.raises(CheckpointError) as caught:
-        open_checkpoint(path, Reading(**arguments))
+        open_checkpoint(path)
     assert {fault.where for fault in caught.value.faults} == {"checkpoint"}
     return [fault.what for fault in caught.value.faults]
 
@@ -129,11 +128,11 @@ def test_what_shards_say_is_said_once_and_they_get_what_is_wanted(tmp_path: Path
 
     def open_shard(path: Path, reading: Reading) -> Checkpoint:
         asked.append((path.name, reading))
-        shard = Told(path)
+        shard = Told(path, reading)
         shard.close = lambda: closed.append(path.name)  # type: ignore[method-assign]
         return shard
 
-    wanted = Reading(container="model", ema=True)
+    wanted = Reading(safe_globals=(Told,))
     with ShardedCheckpoint(write(tmp_path), wanted, open_shard=open_shard) as checkpoint:
         assert checkpoint.notes == ("read with care",)
         assert sorted(asked) == [(ONE, wanted), (TWO, wanted)]
@@ -141,13 +140,24 @@ def test_what_shards_say_is_said_once_and_they_get_what_is_wanted(tmp_path: Path
     assert sorted(closed) == [ONE, TWO]
 
 
+@pytest.mark.parametrize(("wanted", "where"), [(Reading(container="ema"), "container"), (Reading(ema=True), "ema")])
+def test_shards_have_no_containers(tmp_path: Path, wanted: Reading, where: str) -> None:
+    path = write(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path, wanted)
+    assert str(caught.value) == (
+        f"{where}: '{path}' is an index of shards, whose tensors are in no container; choose among its keys with "
+        f"prefix=..."
+    )
+
+
 def test_shards_are_let_go_when_one_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path)
     (tmp_path / ONE).unlink()
     closed: list[str] = []
 
-    def open_shard(path: Path, _: Reading) -> Checkpoint:
-        shard = SafetensorsCheckpoint(path)
+    def open_shard(path: Path, reading: Reading) -> Checkpoint:
+        shard = SafetensorsCheckpoint(path, reading)
         shard.close = lambda: closed.append(path.name)  # type: ignore[method-assign]
         return shard
 
