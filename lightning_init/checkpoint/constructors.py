@@ -211,6 +211,7 @@ _MAKERS: dict[str, _Maker] = {
     **_CONTAINERS,
     "copyreg.__newobj__": _instance,
     "copyreg._reconstructor": _reconstructed,
+    "torch._tensor._rebuild_from_type": _from_type,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch.tensor._rebuild_from_type_v2": _from_type,
     "torch._utils._rebuild_parameter": _parameter,

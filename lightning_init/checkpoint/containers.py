@@ -73,11 +73,8 @@ class _Search(Generic[T]):
             found = found.get(name) if isinstance(found, Mapping) else None
         tensors = self.tensors(found)
         if not tensors:
-            what = "has no such part" if found is None else f"has no named tensors there, but a {kind(found)}"
-            raise _error(
-                "container",
-                f"{path!r}: {self.source!r} {what}; in parts that hold tensors, {did_you_mean(path, self.parts())}",
-            )
+            what = "has no such part" if found is None else f"has a {kind(found)} there, and no tensors in it"
+            raise _error("container", f"{path!r}: {self.source!r} {what}; {did_you_mean(path, self.parts())}")
         return tensors
 
     def averaged(self) -> tuple[dict[str, T], tuple[str, ...]]:
@@ -86,7 +83,7 @@ class _Search(Generic[T]):
         paths = list(self.paths(AVERAGED))
         if not paths:
             parts = self.parts()
-            there = f"in parts that hold tensors, {did_you_mean('', parts)}; name the right one with container=..., or"
+            there = f"{did_you_mean('', parts)}; name the right one with container=..., or"
             raise _error(
                 "ema",
                 f"{self.source!r} has no averaged weights under one of {_quoted(AVERAGED)}; "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,9 +50,12 @@ def unpickle(stream: IO[bytes]) -> Unpickled:
     """
     machine = _Machine()
     try:
-        for operation, argument, _ in pickletools.genops(stream):
-            if operation.name != "STOP":
-                _OPERATIONS[operation.name](machine, argument)
+        # Of odd escapes in damaged text, Python warns.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for operation, argument, _ in pickletools.genops(stream):
+                if operation.name != "STOP":
+                    _OPERATIONS[operation.name](machine, argument)
         return Unpickled(machine.pop(), tuple(machine.names), machine.storages)
     except KeyError as error:
         raise pickle.UnpicklingError(f"there is no {error}") from error
