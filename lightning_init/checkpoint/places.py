@@ -130,18 +130,17 @@ class Places:
 
     def _idle_patterns(self, places: Sequence[Place], taken: Mapping[str, str]) -> Iterable[Fault]:
         """Patterns that match no name: of the checkpoint, or, for ``exclude``, of the module."""
-        names = dict.fromkeys(name for key in self._keys.below for name in self._called(key))
-        module = dict.fromkeys(name for place in places for name in (*place.names, *place.whole_names))
-        filled = dict.fromkeys(
-            name for place in places if any(n in taken for n in place.names) for name in place.whole_names
-        )
+        names = {name for key in self._keys.below for name in self._called(key)}
+        module = {name for place in places for name in (*place.names, *place.whole_names)}
+        # A parametrized tensor is named, and the keys are those of its parts.
+        filled = {name for place in places if any(map(taken.__contains__, place.names)) for name in place.whole_names}
         for where, patterns, known in (
-            ("include", self._rules.include, (names, filled)),
-            ("exclude", self._rules.exclude, (names, module)),
+            ("include", self._rules.include, names | filled),
+            ("exclude", self._rules.exclude, names | module),
         ):
             for i, pattern in enumerate(patterns):
-                if not any(pattern.covers(name) for group in known for name in group):
-                    paths = {path for name in names for path in (name, *(head for head, _ in splits(name)))}
+                if not any(map(pattern.covers, known)):
+                    paths = {path for name in known for path in (name, *(head for head, _ in splits(name)))}
                     told = f"{pattern.text!r} matches no name in {self._source!r}; {did_you_mean(pattern.text, paths)}"
                     yield Fault(f"{where}[{i}]", told)
 

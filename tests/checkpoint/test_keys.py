@@ -27,6 +27,8 @@ def absent(names: Sequence[str], prefix: str) -> str:
         ("a.weight", "a.weight"),
         ("module.a.weight", "a.weight"),
         ("module._orig_mod.a._orig_mod.b.module.weight", "a.b.weight"),
+        ("_fsdp_wrapped_module.a._checkpoint_wrapped_module.weight", "a.weight"),
+        ("_forward_module.a.weight", "a.weight"),
         ("modules.a_module.weight", "modules.a_module.weight"),
         ("a.module", "a.module"),
         ("module", "module"),
@@ -43,6 +45,8 @@ def test_wrapper_parts(key: str, stripped: str) -> None:
         (["module.a.weight"], "a.weight", ["module.a.weight"]),
         (["a._orig_mod.weight"], "a.weight", ["a._orig_mod.weight"]),
         (["a.weight"], "b.weight", []),
+        (["_fsdp_wrapped_module.a._fsdp_wrapped_module.w"], "a.w", ["_fsdp_wrapped_module.a._fsdp_wrapped_module.w"]),
+        (["_forward_module.module.a.w"], "a.w", ["_forward_module.module.a.w"]),
         # the key as it is wins
         (["module.a.weight", "a.weight"], "a.weight", ["a.weight"]),
         # two that cannot be told apart

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
-from torch import Tensor
 
 from lightning_init.checkpoint.base import Checkpoint, Entry
 from lightning_init.checkpoint.match import OnMismatch, match
@@ -10,21 +11,7 @@ from lightning_init.checkpoint.matched import Match, Mismatch
 from lightning_init.checkpoint.rules import KeyRules
 from lightning_init.checkpoint.target import Target
 from lightning_init.errors import CheckpointError
-
-
-class Shapes(Checkpoint):
-    """Names and shapes are all that is looked at."""
-
-    def __init__(self, dtype: torch.dtype = torch.float32, **shapes: tuple[int, ...]) -> None:
-        self.source = "w.pth"
-        self.entries = {key.replace("_", "."): Entry(shape, dtype) for key, shape in shapes.items()}
-
-    def read(self, key: str) -> Tensor:
-        raise AssertionError(key)
-
-
-def target(name: str, *shape: int, aliases: tuple[str, ...] = (), buffer: bool = False) -> Target:
-    return Target(name, aliases, shape, torch.float32, buffer)
+from tests.checkpoint.shapes import NET, Shapes, target, told
 
 
 def faults(
@@ -181,3 +168,99 @@ def test_parts_of_a_parametrized_tensor_stand_in_for_it() -> None:
     assert match(own, [whole], strict=True).loaded == {t.name: t.name for t in parts}
     assert match(Shapes(module_p_w_original0=(3, 1)), [whole]).missing == ("p.w.original1",)
     assert match(Shapes(b=(1,)), [whole, target("b", 1)]).missing == ("w",)
+
+
+def test_min_match_counts_parameters_alone() -> None:
+    there = Shapes(net_a_w=(2,), net_a_b=(2,))
+    assert len(match(there, NET, min_match=0.66).loaded) == 2
+    found = told(there, *NET, rules=KeyRules(), min_match=0.67)
+    assert found == {
+        "min_match": "'w.pth' fills 2 of 3 parameters, which is less than 0.67 of them; not filled are 'net.head.w'"
+    }
+    three_of_ten = [target(str(i), 1) for i in range(10)]
+    three = Shapes()
+    three.entries = {str(i): Entry((1,), torch.float32) for i in range(3)}
+    assert len(match(three, three_of_ten, min_match=0.3).loaded) == 3
+    assert match(Shapes(net_step=()), NET[3:], min_match=1).loaded == {"net.step": "net.step"}
+
+
+def test_min_match_hints_at_a_prefix() -> None:
+    there = Shapes(a_w=(2,), m_b_w=(2,), m_c_w=(2,))
+    found = told(there, target("a.w", 2), target("b.w", 2), target("c.w", 2), rules=KeyRules(), min_match=1)
+    assert found["min_match"].endswith(
+        "fills 1 of 3 parameters, which is less than 1 of them; not filled are 'b.w', 'c.w'; 2 of its keys match with "
+        "prefix='m.'"
+    )
+
+
+def test_a_parametrized_tensor_is_one_parameter() -> None:
+    parts = (target("p.w.original0", 3, 1), target("p.w.original1", 3, 2))
+    whole = Target("w", (), (3, 2), torch.float32, is_buffer=False, parts=parts)
+    one = Shapes(p_w_original0=(3, 1), b=(1,))
+    assert "1 of 2 parameters" in told(one, whole, target("b", 1), rules=KeyRules(), min_match=0.6)["min_match"]
+    both = Shapes(p_w_original0=(3, 1), p_w_original1=(3, 2))
+    assert len(match(both, [whole, target("b", 1)], min_match=0.5).loaded) == 2
+
+
+def test_conversions_are_told() -> None:
+    there = Shapes(torch.float16, a_w=(2,), module_b=(2,), c=(2,))
+    wide = Target("c", (), (2,), torch.float16, is_buffer=False)
+    found = match(there, [target("a.w", 2), target("b", 2), wide])
+    assert found.converted == dict.fromkeys(("a.w", "b"), (torch.float16, torch.float32))
+    assert found.summary() == "w.pth: 3 loaded (2 converted float16 -> float32)"
+    assert found.table().splitlines()[1:] == [
+        "state   parameter  key",
+        "loaded  a.w        a.w (float16 -> float32)",
+        "loaded  b          module.b (float16 -> float32)",
+    ]
+    assert found.complete
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "buffer", "refusal"),
+    [
+        (torch.float64, torch.float16, False, ""),
+        (torch.float32, torch.complex64, False, ""),
+        (torch.int64, torch.int32, True, ""),
+        (torch.int64, torch.float32, False, ""),
+        (torch.bool, torch.float32, False, ""),
+        (torch.uint8, torch.float32, True, ""),
+        (
+            torch.int8,
+            torch.float32,
+            False,
+            "'a' of 'w.pth' holds int8, the parameter 'a' float32: these look like quantised",
+        ),
+        (
+            torch.float32,
+            torch.int64,
+            True,
+            "'a' of 'w.pth' holds float32, 'a' int64, which would cut off what is behind",
+        ),
+        (torch.bfloat16, torch.bool, True, "'a' of 'w.pth' holds bfloat16, 'a' bool, which"),
+        (torch.complex64, torch.float32, True, "'a' of 'w.pth' holds complex numbers, 'a' real ones"),
+    ],
+)
+def test_which_types_become_which(old: torch.dtype, new: torch.dtype, buffer: bool, refusal: str) -> None:
+    wanted = Target("a", (), (2,), new, buffer)
+    if refusal:
+        assert told(Shapes(old, a=(2,)), wanted, rules=KeyRules())["checkpoint"].startswith(refusal)
+    else:
+        assert match(Shapes(old, a=(2,)), [wanted]).converted == {"a": (old, new)}
+
+
+def test_large_checkpoints_take_no_time() -> None:
+    names = [f"module.blocks.{i}.attention.query.weight" for i in range(20_000)]
+    there = Shapes(a=(1,))
+    there.entries = {name: Entry((1,), torch.float32) for name in names}
+    targets = [target(f"net.layers.{i}.attn.q.weight", 1) for i in range(20_000)]
+    rules = KeyRules.parse(
+        revise_keys=[("^blocks", "layers"), ("attention.query", "attn.q")],
+        into="net",
+        include="layers.*.attn",
+        exclude=["**.bias", "layers.3"],
+    )
+    begin = time.perf_counter()
+    found = match(there, [*targets, target("net.layers.0.attn.q.bias", 1)], rules)
+    assert time.perf_counter() - begin < 5  # a second on an idle machine; quadratic ways take minutes
+    assert len(found.loaded) == 19_999
