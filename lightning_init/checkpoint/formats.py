@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from lightning_init.checkpoint.base import Checkpoint, Reading
+from lightning_init.checkpoint.dcp import DcpCheckpoint
 from lightning_init.checkpoint.folders import checkpoint_in
 from lightning_init.checkpoint.index import is_index
 from lightning_init.checkpoint.safetensors_files import SafetensorsCheckpoint
@@ -52,6 +53,7 @@ FORMATS: list[Format] = [
         lambda _, head: is_index(head),
         lambda path, reading: ShardedCheckpoint(path, reading, open_shard=open_checkpoint),
     ),
+    Format("torch.distributed.checkpoint folder", DcpCheckpoint.recognise, DcpCheckpoint),
 ]
 """The kinds of files that can be read, in the order in which they are tried."""
 
