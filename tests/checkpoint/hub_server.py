@@ -9,10 +9,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["Hub", "Repository", "Request", "serve"]
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+__all__ = ["Hub", "Repository", "Request", "point_at", "serving"]
 
 LARGE = (".safetensors", ".bin", ".pt", ".ckpt")
 """Files that the Hub keeps elsewhere: it redirects to a store of another origin, which must not get the token."""
@@ -56,6 +61,8 @@ class Hub:
         token: The only token that it takes.
         repositories: What it holds.
         endpoint: Where it listens.
+        store: Where the store of large files listens.
+        stored: What is in the store, by name.
         requests: What was asked for.
         status: What everything is answered with, if not 0.
         message: What it says to that.
@@ -66,6 +73,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     endpoint: str = ""
     store: str = ""
+    stored: dict[str, bytes] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     status: int = 0
     message: str = ""
@@ -94,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(Request(self.command, path, token, self.stored))
         if self.stored:
-            self.content(next(c for c in self.contents() if digest(c) == path.removeprefix("/")), {})
+            self.content(self.hub.stored[path.removeprefix("/")], {})
         elif self.hub.status:
             self.answer(self.hub.status, {"X-Error-Message": self.hub.message})
         elif token not in (None, self.hub.token):
@@ -103,11 +111,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.api(path.removeprefix("/api/models/"), token)
         else:
             self.resolve(path.removeprefix("/"), token)
-
-    def contents(self) -> Iterator[bytes]:
-        for repository in self.hub.repositories.values():
-            for files in repository.commits.values():
-                yield from files.values()
 
     def find(self, name: str, token: str | None) -> Repository | None:
         found = self.hub.repositories.get(name)
@@ -155,8 +158,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif content is None:
             self.answer(404, {**headers, "X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
         elif rest.endswith(LARGE):
-            linked = {"X-Linked-Etag": f'"{digest(content)}"', "X-Linked-Size": str(len(content))}
-            self.answer(302, {**headers, **linked, "Location": f"{self.hub.store}/{digest(content)}"})
+            name = digest(content)
+            self.hub.stored[name] = content
+            linked = {"X-Linked-Etag": f'"{name}"', "X-Linked-Size": str(len(content))}
+            self.answer(302, {**headers, **linked, "Location": f"{self.hub.store}/{name}"})
         else:
             self.content(content, {**headers, "ETag": f'"{digest(content)}"'})
 
@@ -189,19 +194,41 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes huggingface_hub, which reads the environment when it is imported, ask another endpoint."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @contextlib.contextmanager
-def serve() -> Iterator[Hub]:
-    """A Hub that listens as long as the context is open."""
+def serving(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub that this process asks as long as the context is open.
+
+    Args:
+        cache: The folder of the cache; the file of the token is looked for beside it.
+        monkeypatch: Sets what huggingface_hub knows from the environment.
+    """
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache.parent / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub = Hub()
     with contextlib.ExitStack() as stack:
         addresses = []
         for stored in (False, True):
             handler = type("Handler", (_Handler,), {"hub": hub, "stored": stored})
             server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
             thread.start()
             stack.callback(thread.join)
             stack.callback(server.shutdown)
             addresses.append(f"http://127.0.0.1:{server.server_address[1]}")
         hub.endpoint, hub.store = addresses
+        point_at(hub.endpoint, monkeypatch)
+        # The client of an earlier test knows other proxies.
+        huggingface_hub.close_session()
+        stack.callback(huggingface_hub.close_session)
         yield hub

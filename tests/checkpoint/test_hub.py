@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import resource
+import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import constants
@@ -21,9 +23,10 @@ from transformers import BertConfig, BertModel
 from lightning_init.checkpoint.formats import open_checkpoint
 from lightning_init.checkpoint.hub import fetch
 from lightning_init.checkpoint.hub_address import HubAddress, parse
+from lightning_init.checkpoint.locate import locate
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import bits
-from tests.checkpoint.hub_server import Hub, Repository, serve
+from tests.checkpoint.hub_server import Hub, Repository, point_at, serving
 from tests.distributed.harness import find_free_port, run_script
 
 OLD, NEW = "1" * 40, "2" * 40
@@ -32,33 +35,10 @@ INDEX = "model.safetensors.index.json"
 REFUSED = errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Hub]:
-    with serve() as hub:
-        yield hub
-
-
 @pytest.fixture
-def hub(served: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The Hub for this process, with an empty cache; huggingface_hub reads the environment when it is imported."""
-    served.repositories, served.requests = {}, []
-    served.status, served.message, served.drops = 0, "", 0
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    point_at(served.endpoint, monkeypatch)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    huggingface_hub.close_session()
-    yield served
-    huggingface_hub.close_session()
-
-
-def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(tmp_path / "cache", monkeypatch) as hub:
+        yield hub
 
 
 def weights(value: float) -> bytes:
@@ -316,6 +296,36 @@ def test_a_connection_that_is_never_whole(hub: Hub, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in files if path.name not in ("main", "CACHEDIR.TAG")] == []
 
 
+def test_a_server_that_does_not_answer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        point_at(endpoint, monkeypatch)
+        assert f"the Hub at '{endpoint}' cannot be asked (ReadTimeout: timed out)" in told("hf://org/name")
+
+
+def test_a_server_that_is_no_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands before /api/models is a name in the store, which answers with its content whatever is asked."""
+    hub.stored["api/models/org/name/revision/main"] = b"<html>"
+    point_at(hub.store, monkeypatch)
+    assert f"the Hub at '{hub.store}' cannot be asked (JSONDecodeError: " in told("hf://org/name")
+
+
+def test_two_at_once_fetch_a_file_once(hub: Hub) -> None:
+    hub.repositories["org/name"] = Repository({NEW: {"model.safetensors": b"1" * 2**22}})
+    start = threading.Barrier(2)
+
+    def go() -> Path:
+        start.wait(10)
+        return fetch("hf://org/name", None)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = (job.result(30) for job in [pool.submit(go), pool.submit(go)])
+    assert one == two
+    assert one.read_bytes() == b"1" * 2**22
+    assert len([request for request in hub.requests if request.stored]) == 1
+
+
 def test_no_such_repository(hub: Hub) -> None:
     assert told("hf://org/name") == (
         f"the Hub at '{hub.endpoint}' has no repository 'org/name', or it is private: check the name, or log in with "
@@ -404,6 +414,14 @@ def test_shards_that_are_missing_are_told_before_anything_is_fetched(hub: Hub) -
 def test_an_index_that_is_none(hub: Hub) -> None:
     hub.repositories["org/name"] = Repository({NEW: {INDEX: b"{}"}})
     assert "is JSON without a 'weight_map'" in told("hf://org/name")
+
+
+def test_a_hash_of_one_file(hub: Hub) -> None:
+    hub.repositories["org/name"] = Repository({NEW: {"model.safetensors": weights(1)}})
+    right = hashlib.sha256(weights(1)).hexdigest()
+    assert read(locate("hf://org/name", sha256=right)) == {"a": [1, 1]}
+    with pytest.raises(CheckpointError, match=f"sha256: 'hf://org/name' .*{right}"):
+        locate("hf://org/name", sha256="0" * 64)
 
 
 def test_a_hash_of_shards(hub: Hub) -> None:
