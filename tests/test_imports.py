@@ -59,6 +59,7 @@ ORDER = [
     "checkpoint.dcp",
     "checkpoint.shards",
     "checkpoint.progress",
+    "checkpoint.halves",
     "checkpoint.http_answers",
     "checkpoint.download",
     "checkpoint.http",

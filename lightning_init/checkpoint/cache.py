@@ -50,9 +50,7 @@ def telling(folder: Path, source: str) -> Iterator[None]:
 
 def _meaning(failure: OSError, folder: Path, source: str) -> str:
     if failure.errno in _FULL:
-        return (
-            f"no space left in the cache {str(folder)!r} for {source!r}; free some, or let TORCH_HOME name another disk"
-        )
+        return f"no space left in the cache {str(folder)!r} for {source!r}; {_ROOM}"
     if failure.errno in _CLOSED:
         return (
             f"{source!r} is not in the cache {str(folder)!r}, and cannot be put there: {failure.strerror}; let "

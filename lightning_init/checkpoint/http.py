@@ -15,6 +15,7 @@ import torch
 
 from lightning_init.checkpoint.addresses import redacted
 from lightning_init.checkpoint.cache import digest, error, is_inside, locked, publish, telling
+from lightning_init.checkpoint.halves import is_cut_off
 from lightning_init.checkpoint.shards import INDEX, shard_names
 from lightning_init.checkpoint.sources import register_source
 
@@ -142,17 +143,9 @@ class _Url:
                 f"{redacted(url)!r} is not what {self.said} says: its SHA-256 is {found}, expected {expected}"
                 f"{'' if len(expected) == 64 else '...'}; it was not kept"
             )
-        with partial.open("rb") as file:
-            head = file.read(512)
-        if not head:
+        if wrong := _wrong(partial):
             partial.unlink()
-            raise error(f"{redacted(url)!r} is an empty file; it was not kept")
-        if head.lstrip().lower().startswith(_PAGES):
-            partial.unlink()
-            raise error(
-                f"{redacted(url)!r} is a web page (HTML), not a checkpoint; give the URL of the file itself, not of "
-                f"the page that shows it or asks for a login; it was not kept"
-            )
+            raise error(f"{redacted(url)!r} is {wrong}; it was not kept")
         return partial
 
     def _remember(self) -> None:
@@ -183,6 +176,20 @@ class _Url:
                 partial.replace(folder / name)
         # The index has its name once all that it names is there.
         return index.replace(folder / self.name)
+
+
+def _wrong(path: Path) -> str:
+    """What a file is that is no checkpoint, however it was downloaded; empty if it may be one."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "an empty file"
+    if head.lstrip().lower().startswith(_PAGES):
+        return (
+            "a web page (HTML), not a checkpoint; give the URL of the file itself, not of the page that shows it or "
+            "asks for a login"
+        )
+    return "cut off: the server sent less than the file says of itself" if is_cut_off(path) else ""
 
 
 def _state(path: Path) -> list[int]:

@@ -102,7 +102,8 @@ def told(failure: Exception, url: str, so_far: str) -> FailedError:
         return FailedError(f"the server does not answer any more; {so_far}", again=True)
     if isinstance(failure, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
         return FailedError(f"the connection ended before the file did; {so_far}", again=True)
-    text = scrub(str(failure), url)
+    # One line: of an answer that is no HTTP, aiohttp shows the bytes in the next ones.
+    text = scrub(str(failure).replace("\\n", "\n").partition("\n")[0], url)
     if isinstance(failure, aiohttp.TooManyRedirects):
         return FailedError("the server redirects in circles", again=False)
     if isinstance(failure, aiohttp.NonHttpUrlClientError):

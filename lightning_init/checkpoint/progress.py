@@ -9,7 +9,7 @@ from typing import Protocol
 
 from fsspec.callbacks import NoOpCallback, TqdmCallback
 
-from lightning_init.distributed import rank
+from lightning_init import distributed
 
 __all__ = ["Progress", "bar"]
 
@@ -30,7 +30,7 @@ class Progress(Protocol):
 @contextmanager
 def bar(name: str) -> Iterator[Progress]:
     """A bar on the terminal, on rank zero; where standard error is a file, or on another rank, nothing is shown."""
-    if rank() or not sys.stderr.isatty():
+    if distributed.rank() or not sys.stderr.isatty():
         yield NoOpCallback()
         return
     shown = TqdmCallback(tqdm_kwargs={"desc": name, "unit": "B", "unit_scale": True, "unit_divisor": 1024})
