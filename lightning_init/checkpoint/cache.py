@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from lightning_init.errors import CheckpointError, Fault
 
-__all__ = ["digest", "error", "free_for", "is_inside", "locked", "publish", "telling"]
+__all__ = ["digest", "error", "free_for", "hash_of_folder", "is_inside", "locked", "publish", "telling", "wrong_hash"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,20 @@ _digests: dict[tuple[int, ...], str] = {}
 def error(what: str) -> CheckpointError:
     """What is wrong with a checkpoint's source."""
     return CheckpointError([Fault("checkpoint", what)])
+
+
+def wrong_hash(source: str, said: str, found: str, expected: str) -> CheckpointError:
+    """A file that was fetched has another SHA-256 than something said; it may be the first digits."""
+    more = "" if len(expected) == 64 else "..."
+    return error(
+        f"{source!r} is not what {said} says: its SHA-256 is {found}, expected {expected}{more}; it was not kept"
+    )
+
+
+def hash_of_folder(source: str) -> CheckpointError:
+    """A SHA-256 was given for a folder."""
+    what = f"{source!r} is a folder, and a hash is that of one file; leave sha256 out, or name a file in it"
+    return CheckpointError([Fault("sha256", what)])
 
 
 @contextmanager

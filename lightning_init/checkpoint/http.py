@@ -14,7 +14,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 import torch
 
 from lightning_init.checkpoint.addresses import redacted
-from lightning_init.checkpoint.cache import digest, error, is_inside, locked, publish, telling
+from lightning_init.checkpoint.cache import digest, error, is_inside, locked, publish, telling, wrong_hash
 from lightning_init.checkpoint.halves import is_cut_off
 from lightning_init.checkpoint.shards import INDEX, shard_names
 from lightning_init.checkpoint.sources import register_source
@@ -139,10 +139,7 @@ class _Url:
         found = digest(partial)
         if expected and not found.startswith(expected):
             partial.unlink()
-            raise error(
-                f"{redacted(url)!r} is not what {self.said} says: its SHA-256 is {found}, expected {expected}"
-                f"{'' if len(expected) == 64 else '...'}; it was not kept"
-            )
+            raise wrong_hash(redacted(url), self.said, found, expected)
         if wrong := _wrong(partial):
             partial.unlink()
             raise error(f"{redacted(url)!r} is {wrong}; it was not kept")

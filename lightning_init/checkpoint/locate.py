@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_init.checkpoint import http, hub, remote, torchvision_weights
 from lightning_init.checkpoint.addresses import redacted, scheme_of
-from lightning_init.checkpoint.cache import digest, error
+from lightning_init.checkpoint.cache import digest, error, hash_of_folder
 from lightning_init.checkpoint.sources import SOURCES, Source
 from lightning_init.errors import CheckpointError, Fault, did_you_mean
 
@@ -89,8 +89,7 @@ def _check(path: Path, shown: str) -> None:
 
 def _verify(path: Path, shown: str, expected: str) -> None:
     if path.is_dir():
-        what = f"{shown!r} is a folder, and a hash is that of one file; leave sha256 out, or name a file in it"
-        raise CheckpointError([Fault("sha256", what)])
+        raise hash_of_folder(shown)
     try:
         found = digest(path)
     except OSError as failure:

@@ -7,23 +7,35 @@ import glob
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar, cast
 
 import fsspec
 import torch
 
 from lightning_init.checkpoint.addresses import redacted, scheme_of, scrub
-from lightning_init.checkpoint.cache import digest, error, free_for, is_inside, locked, telling
+from lightning_init.checkpoint.cache import (
+    digest,
+    error,
+    free_for,
+    hash_of_folder,
+    is_inside,
+    locked,
+    telling,
+    wrong_hash,
+)
 from lightning_init.checkpoint.progress import bar
 from lightning_init.checkpoint.shards import INDEX, check_names, shard_names
 
 __all__ = ["fetch", "schemes"]
 
 T = TypeVar("T")
+
+_LOOK = "cannot be looked at"
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +90,10 @@ class _File:
         named = next((info[name] for name in _CONTENT if info.get(name)), None)
         return cls(path, info.get("size"), str(named or fs.ukey(path)))
 
+    @classmethod
+    def at(cls, fs: Any, path: str) -> _File:
+        return cls.of(fs, path, fs.info(path))
+
 
 class _Remote:
     def __init__(self, address: str, sha256: str | None) -> None:
@@ -97,13 +113,12 @@ class _Remote:
                 return found
         fs, path = self._ask("cannot be opened", lambda: fsspec.core.url_to_fs(self.address))
         files = self._files(fs, path)
-        version = self.folder / _key(files)
-        target = version / self.name
+        target = self.folder / _key(files) / self.name
         with telling(self.folder, self.shown):
             if found := self._here(target):
                 return found
         with locked(self.folder, self.shown), telling(self.folder, self.shown):
-            return self._here(target) or self._fetch(fs, path, files, version)
+            return self._here(target) or self._fetch(fs, path, files, target)
 
     def _by_hash(self) -> Path | None:
         if self.hash is None:
@@ -121,64 +136,77 @@ class _Remote:
     def _files(self, fs: Any, path: str) -> dict[str, _File]:
         """What is to be copied, under the names that the files get here."""
 
-        def ask() -> dict[str, _File]:
+        def look() -> Mapping[str, Any]:
             fs.invalidate_cache()
-            info = fs.info(path)
-            if info["type"] != "directory":
-                return {self.name: _File.of(fs, path, info)}
-            start = f"{path.rstrip('/')}/"
-            # Some file systems list the folder itself as an empty file.
-            found = {name: info for name, info in fs.find(path, detail=True).items() if name.startswith(start)}
-            return {
-                name.removeprefix(start): _File.of(fs, name, info)
-                for name, info in sorted(found.items())
-                if name != start and not name.endswith("/")
-            }
+            return cast("Mapping[str, Any]", fs.info(path))
 
-        files = self._ask("cannot be looked at", ask)
-        if not files:
-            raise error(f"{self.shown!r} is a folder without a file in it")
-        check_names(files, self.shown)
+        info = self._ask(_LOOK, look)
+        if info["type"] == "directory":
+            return self._in_folder(fs, path)
+        if info.get("size") == 0:
+            raise error(f"{self.shown!r} is an empty file; it was not kept")
+        files = {self.name: self._ask(_LOOK, partial(_File.of, fs, path, info))}
+        if self.name.endswith(INDEX):
+            for name in self._shards(fs, path):
+                there = f"{path[: -len(self.name)]}{name}"
+                absent = f"{self.shown!r} names the shard {name!r}, but there is no such file"
+                files[name] = self._ask(_LOOK, partial(_File.at, fs, there), absent)
         return files
 
-    def _fetch(self, fs: Any, path: str, files: Mapping[str, _File], version: Path) -> Path:
+    def _in_folder(self, fs: Any, path: str) -> dict[str, _File]:
+        if self.hash:
+            raise hash_of_folder(self.shown)
+        start = f"{path.rstrip('/')}/"
+        found = self._ask(_LOOK, lambda: fs.find(path, detail=True))
+        # Some file systems list the folder itself as an empty file.
+        names = sorted(name for name in found if name.startswith(start) and not name.endswith("/"))
+        if not names:
+            raise error(f"{self.shown!r} is a folder without a file in it")
+        check_names([name.removeprefix(start) for name in names], self.shown)
+        return {
+            f"{self.name}/{name.removeprefix(start)}": self._ask(_LOOK, partial(_File.of, fs, name, found[name]))
+            for name in names
+        }
+
+    def _shards(self, fs: Any, path: str) -> list[str]:
+        content = self._ask(_LOOK, lambda: fs.cat_file(path))
+        with TemporaryDirectory() as folder:
+            index = Path(folder, self.name)
+            index.write_bytes(content)
+            return shard_names(index, self.shown)
+
+    def _fetch(self, fs: Any, path: str, files: Mapping[str, _File], target: Path) -> Path:
         temporary = self.folder / "temporary"
         # Of a process that was killed.
         shutil.rmtree(temporary, ignore_errors=True)
-        _log.info("copying %r to %r", self.shown, str(version))
+        temporary.mkdir()
+        _log.info("copying %r to %r", self.shown, str(target))
         try:
-            target = temporary / self.name
-            is_file = files.keys() == {self.name} and files[self.name].path == path
-            self._copy(fs, files, temporary if is_file else target)
-            if is_file and self.name.endswith(INDEX):
-                base = path[: -len(self.name)]
-                names = shard_names(target, self.shown)
-                shards = self._ask("cannot be looked at", lambda: _named(fs, base, names))
-                self._copy(fs, shards, temporary)
+            free_for(sum(file.size or 0 for file in files.values()), temporary, self.shown)
+            for name, file in files.items():
+                self._copy(fs, file, temporary / name)
+            if self.hash and not (found := digest(temporary / self.name)).startswith(self.hash):
+                raise wrong_hash(self.shown, "sha256", found, self.hash)
             if self._files(fs, path) != files:
                 raise error(f"{self.shown!r} was written to while it was copied; try again once that is done")
-            temporary.replace(version)
+            temporary.replace(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return version / self.name
+        return target
 
-    def _copy(self, fs: Any, files: Mapping[str, _File], folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        free_for(sum(file.size or 0 for file in files.values()), folder, self.shown)
-        for name, file in files.items():
-            here = folder / name
-            here.parent.mkdir(parents=True, exist_ok=True)
-            with bar(here.name) as progress:
-                self._ask("cannot be copied", partial(fs.get_file, file.path, str(here), callback=progress))
-            if file.size is not None and here.stat().st_size != file.size:
-                raise error(f"{self.shown!r}: of {name!r}, {here.stat().st_size} bytes came, expected {file.size}")
+    def _copy(self, fs: Any, file: _File, here: Path) -> None:
+        here.parent.mkdir(parents=True, exist_ok=True)
+        with bar(here.name) as progress:
+            self._ask("cannot be copied", partial(fs.get_file, file.path, str(here), callback=progress))
+        if file.size is not None and here.stat().st_size != file.size:
+            raise error(f"{self.shown!r}: of {here.name!r}, {here.stat().st_size} bytes came, expected {file.size}")
 
-    def _ask(self, what: str, run: Callable[[], T]) -> T:
+    def _ask(self, what: str, run: Callable[[], T], absent: str = "") -> T:
         """Runs something that asks the remote; what its library raises is told without the secrets of the address."""
         try:
             return run()
         except FileNotFoundError:
-            reason = f"no such file or folder: {self.shown!r}"
+            reason = absent or f"no such file or folder: {self.shown!r}"
         except ImportError as failure:
             reason = self._missing(failure)
         except OSError as failure:
@@ -207,10 +235,6 @@ class _Remote:
                 f"cannot be told without asking it; with sha256= it would be taken, and so it would as a path"
             )
         return message
-
-
-def _named(fs: Any, base: str, names: Iterable[str]) -> dict[str, _File]:
-    return {name: _File.of(fs, f"{base}{name}", fs.info(f"{base}{name}")) for name in names}
 
 
 def _key(files: Mapping[str, _File]) -> str:
