@@ -73,7 +73,7 @@ class DcpCheckpoint(Checkpoint):
     def _read(self, tensor: StoredTensor, chunk: Chunk) -> Tensor:
         where = f"{self.source!r} cannot give {tensor.name!r}: its chunk at {chunk.box.offsets} in {chunk.path.name!r}"
         try:
-            with chunk.path.open("rb", buffering=0) as file, torch.device("cpu"):
+            with chunk.path.open("rb", buffering=0) as file:
                 part: object = torch.load(cast("IO[bytes]", _Slice(file, chunk)), map_location="cpu", weights_only=True)
         except Exception as error:
             # Damaged bytes come out of torch as nearly any exception.

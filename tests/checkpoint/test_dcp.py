@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,11 @@ def test_parts_without_elements_need_no_values(tmp_path: Path) -> None:
     # Where there are more processes than rows, torch notes parts without elements for some, at one place for all.
     row, none = torch.ones(1, 3), torch.ones(0, 3)
     in_chunks(tmp_path / "saved", ((0, 0), row), ((1, 0), none), ((1, 0), none), shape=(1, 3))
+
+    def forget(metadata: Metadata) -> None:
+        metadata.storage_data = {index: info for index, info in metadata.storage_data.items() if index.offset[0] == 0}
+
+    change(tmp_path / "saved", forget)
     with open_checkpoint(tmp_path / "saved") as checkpoint:
         assert checkpoint.read("w").tolist() == [[1, 1, 1]]
 
@@ -275,6 +281,26 @@ def test_values_that_are_not_as_the_metadata_says(tmp_path: Path) -> None:
     assert read_fault(folder) == f"{before} is no plain dense tensor, but a dict; save the folder again"
     (folder / DATA).write_bytes(good[:200] + bytes(len(good) * 2))
     assert read_fault(folder).startswith(f"{before} is damaged (")
+
+
+def test_values_that_would_run_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attack:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'proof'}",)
+
+    # What torch goes by where nothing else is said.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    folder = save({"w": torch.ones(2), "epoch": 3}, tmp_path / "saved")
+    for name in ("w", "epoch"):
+        torch.save(Attack(), folder / name)
+
+    def swap(metadata: Metadata) -> None:
+        for name in ("w", "epoch"):
+            place(metadata, name).__init__(name, 0, (folder / name).stat().st_size)  # type: ignore[misc]
+
+    change(folder, swap)
+    assert " is damaged (UnpicklingError)" in read_fault(folder)
+    assert not (tmp_path / "proof").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux alone tells anonymous memory")
