@@ -61,7 +61,7 @@ def storage_of(identity: object) -> Storage | Inert:
     match identity:
         case ("module", Inert() as module, *_):
             return module
-        case ("storage", Inert() as klass, str() as key, str(), int() as numel, *views) if len(views) < 2:
+        case ("storage", Inert() as klass, str() as key, str(), int() as numel, *views):
             dtype = _storage_dtype(klass.name)
             view = views[0] if views else None
             if dtype is not None and view is None:

@@ -70,15 +70,14 @@ _STRANGERS: Sequence[tuple[bytes, int, str]] = [
 def open_checkpoint(path: Path, reading: Reading | None = None) -> Checkpoint:
     """Opens a checkpoint, whatever its name says: the content tells its format.
 
-    No code from the file is run. Of a zip archive and a safetensors file only names and shapes are read here, and the
-    values when they are asked for; a legacy pickle is read as a whole.
+    No code from the file is run. Only names and shapes are read here, and the values when they are asked for.
 
     Args:
         path: A file or folder on this machine.
         reading: What of it is wanted.
 
     Raises:
-        CheckpointError: It cannot be opened, is cut off, is no checkpoint, holds other classes, or holds no tensor.
+        CheckpointError: It cannot be opened, is cut off, is no checkpoint, or holds no tensor where it is wanted.
     """
     if path.is_dir():
         path = checkpoint_in(path)

@@ -88,7 +88,7 @@ class TorchCheckpoint(Checkpoint):
         try:
             # Pages that are not written to stay those of the file.
             mapped: Any = torch.UntypedStorage.from_file(self.source, shared=False, nbytes=path.stat().st_size)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise pickles.damaged(path, error) from error
         self._file: torch.UntypedStorage = mapped
 
@@ -116,7 +116,13 @@ class TorchCheckpoint(Checkpoint):
         record = self._records[tensor.storage.key]
         if record.packed is not None:
             return self._unpacked(key, tensor, record.packed)
-        start = record.start + tensor.start
+        try:
+            return self._seen(tensor, record.start + tensor.start)
+        except RuntimeError as error:
+            # The file is no more what it was, or torch has no tensors of this type.
+            raise pickles.damaged(Path(self.source), error) from error
+
+    def _seen(self, tensor: Stored, start: int) -> Tensor:
         size = tensor.dtype.itemsize
         whole = torch.empty(0, dtype=tensor.dtype, device="cpu")
         if start % size == 0:

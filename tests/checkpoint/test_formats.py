@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
@@ -187,6 +188,13 @@ def test_a_safetensors_file_without_tensors(tmp_path: Path) -> None:
     assert "no tensors in it" in refusal(tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize(("where", "reading"), [("container", {"container": "model"}), ("ema", {"ema": True})])
+def test_a_safetensors_file_has_no_containers(tmp_path: Path, where: str, reading: dict[str, Any]) -> None:
+    save_file({"model.w": torch.ones(2)}, tmp_path / "w.safetensors")
+    told = refusal(tmp_path / "w.safetensors", where=where, **reading)
+    assert "whose tensors are in no container; choose among its keys with prefix=..." in told
+
+
 def test_tensors_without_values(tmp_path: Path) -> None:
     save_zip({"a": torch.ones(2), "w": torch.ones(2, device="meta")}, tmp_path / "w.pth")
     assert "tensors without values of their own, such as 'w'" in refusal(tmp_path / "w.pth")
@@ -234,7 +242,6 @@ def test_damaged_bytes_are_an_error_of_ours_or_other_values(tmp_path: Path, save
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
         (b"lorem ipsum dolor sit amet\n" * 50, "text, not a checkpoint: it starts with 'lorem ipsum"),
         ("größer\n".encode() * 200, "text, not a checkpoint"),
-        (b'{"hidden_size": 3}', "JSON without a 'weight_map'"),
         (b"(dp0\nS'w'\np1\nI3\ns.", "text, not a checkpoint"),
         (b"\x1f\x8b\x08\x00" + b"\0" * 30, "compressed with gzip"),
         (b"w\0" * 128 + b"\0ustar\x0000" + b"\0" * 300, "a tar archive"),
@@ -250,6 +257,11 @@ def test_something_else_instead_of_a_checkpoint(tmp_path: Path, content: bytes, 
     message = refusal(tmp_path / "w.pth")
     assert told in message
     assert "known formats are torch.save, legacy torch.save, safetensors" in message
+
+
+def test_a_config_instead_of_an_index(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'{"hidden_size": 3}')
+    assert "JSON without a 'weight_map'" in refusal(tmp_path / "config.json")
 
 
 def test_another_zip_archive(tmp_path: Path) -> None:

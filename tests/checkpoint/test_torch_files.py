@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lightning_init.checkpoint.base import Reading
 from lightning_init.checkpoint.formats import open_checkpoint
 from lightning_init.checkpoint.torch_files import TorchCheckpoint
+from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import Save, bits, save_legacy, save_zip
 from tests.checkpoint.pickled import Foreign, legacy, refusal, tensor, write_zip
 
@@ -270,7 +271,7 @@ def test_a_compressed_record_that_is_damaged(tmp_path: Path) -> None:
     start = content.index(b"net/data/0") + 14
     content[start : start + 8] = b"\xff" * 8
     path.write_bytes(content)
-    with open_checkpoint(path) as checkpoint, pytest.raises(Exception, match="cut off, damaged"):
+    with open_checkpoint(path) as checkpoint, pytest.raises(CheckpointError, match="cut off, damaged"):
         checkpoint.read("w")
 
 
@@ -283,6 +284,19 @@ def test_a_pickle_that_would_unpack_to_more_than_there_is_room_for(tmp_path: Pat
         for _ in range(257):
             file.write(bytes(2**20))
     assert "data.pkl would unpack to 269484032 bytes" in refusal(path)
+
+
+@EVERY_PICKLE
+def test_a_file_that_is_cut_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Save) -> None:
+    save({"w": torch.ones(4096)}, tmp_path / "w.pth")
+    mapped = torch.UntypedStorage.from_file
+
+    def cut(name: str, **arguments: Any) -> object:
+        return mapped(name, **{**arguments, "nbytes": 4096})
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", cut)
+    with open_checkpoint(tmp_path / "w.pth") as checkpoint, pytest.raises(CheckpointError, match="cut off, damaged"):
+        checkpoint.read("w")
 
 
 @pytest.mark.parametrize(
