@@ -390,6 +390,9 @@ def test_a_password_in_the_endpoint_is_not_shown(hub: Hub, monkeypatch: pytest.M
         what = told("hf://org/name")
         assert endpoint.replace("//", "//***@") in what
         assert "hidden" not in what
+    point_at(hub.endpoint, monkeypatch)
+    hub.status, hub.message = 403, "go to https://user:hidden@mirror/models"
+    assert "(HTTP 403: go to https://***@mirror/models)" in told("hf://org/name")
 
 
 def test_names_in_an_index_are_checked_before_anything_is_fetched(hub: Hub) -> None:
