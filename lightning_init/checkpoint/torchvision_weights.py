@@ -35,13 +35,10 @@ def _url(address: str, name: str) -> str:
         from torchvision import models  # noqa: PLC0415 - an extra
     except ImportError:
         raise error(f'{address!r} needs torchvision: pip install "lightning-init[torchvision]"') from None
-    except RuntimeError as failure:
-        # Its operators were built for another torch.
-        raise error(f"{address!r} needs a torchvision that fits this torch: {failure}") from failure
     weights: Any
     try:
         weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
-    except ValueError:
+    except (KeyError, ValueError):
         raise error(f"torchvision has no weights {name!r}; {did_you_mean(name, _names(models, name))}") from None
     return str(weights.url)
 
