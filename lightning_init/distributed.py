@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, RankError
@@ -107,7 +108,8 @@ def together(stage: str, run: Callable[[], T]) -> T:
 def one_first(stage: str, run: Callable[[], T]) -> T:
     """Runs something on rank zero, then on the first rank of every other node, then on all others.
 
-    Each turn comes only if those before went well. On one node there are two turns.
+    Each turn comes only if those before went well. On one node there are two turns. Meanwhile torch may use the cores
+    of the ranks that wait.
 
     Args:
         stage: As for `together`.
@@ -121,19 +123,32 @@ def one_first(stage: str, run: Callable[[], T]) -> T:
     value: T | None = None
     with _inside(stage) as talk:
 
-        def take_turn(*, is_mine: bool) -> list[Any]:
+        def take_turn(*, is_mine: bool, at_once: int = 1) -> list[Any]:
             nonlocal value
             failure = None
             if is_mine:
-                value, failure = _attempt(run)
+                with _all_cores(at_once):
+                    value, failure = _attempt(run)
             return [outcome.value for outcome in _exchange(talk, _node(), failure)]
 
         nodes = take_turn(is_mine=rank() == 0)
         leaders = {nodes.index(node) for node in nodes} - {0}
         if leaders:
             take_turn(is_mine=rank() in leaders)
-        take_turn(is_mine=rank() not in leaders | {0})
+        take_turn(is_mine=rank() not in leaders | {0}, at_once=nodes.count(nodes[rank()]) - 1)
     return value  # type: ignore[return-value]  # set in one of the turns
+
+
+@contextmanager
+def _all_cores(ranks: int) -> Iterator[None]:
+    """Shares the cores of this node between the ranks on it that work at once; launchers give each rank a part only."""
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(before, cores // ranks))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _node() -> tuple[str, str]:

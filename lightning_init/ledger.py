@@ -83,8 +83,8 @@ class Ledger:
             self.written[name] = Written(step.source, what)
             self.loaded[name] = step.source
         match = step.match
-        complete = not (match.missing or match.unexpected or match.mismatched)
-        self.notes.append(f"{step.source}: {match.summary() if complete else match.table()}")
+        told = [*step.checkpoint.notes, match.summary() if match.complete else match.table()]
+        self.notes += [f"{step.source}: {line}" for line in told]
 
     def written_by_method(self, source: str, names: Iterable[str]) -> None:
         """A module's own method wrote parameters.

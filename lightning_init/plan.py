@@ -24,12 +24,14 @@ class PlannedClaim:
         what: The declared initializer with its arguments.
         certain: It will write, unless a later one does; a method only may.
         executed: Its numbers are really made, because nothing later replaces them unread.
+        key: The key of a checkpoint that it takes, and what is done to the values on the way; empty for others.
     """
 
     source: str
     what: str
     certain: bool
     executed: bool
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def _winner(entry: PlanEntry, legend: Legend) -> str:
     winner = entry.winner
     after = entry.claims[entry.claims.index(winner) + 1 :] if winner else entry.claims
     told = legend.number(winner.source, winner.what) if winner else "nobody, constructor's values"
+    if winner and winner.key:
+        told += f" {winner.key}"
     methods = [legend.number(claim.source, claim.what) for claim in after]
     return " then perhaps ".join([told, *methods])
 

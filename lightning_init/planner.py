@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from lightning_init.checkpoint.base import Checkpoint
+from lightning_init.checkpoint.base import Checkpoint, Reading
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import Rule, carried_by, is_initialised, own_attribute, read
 from lightning_init.errors import Fault, InitError
@@ -47,7 +47,7 @@ class Planner:
         self._kept_nodes: set[Node] = set()
         self._open = open_checkpoint
         self._given_label = label
-        self._opened: dict[tuple[str, tuple[Any, ...]], Checkpoint] = {}
+        self._opened: dict[tuple[str, str | None, Reading], Checkpoint] = {}
         self._rules: dict[Node, tuple[Rule, ...]] = {}
         self._visited: set[Node] = set()
 
@@ -180,15 +180,18 @@ class Planner:
             except InitError as error:
                 self.checkpoint_faults.extend(fault.below(rule.where) for fault in error.faults)
                 return
+            self.warnings.extend(fault.below(rule.where) for fault in matched.warnings)
             claims = []
             for name, key in matched.loaded.items():
                 slot, part = slots[name]
+                detail = matched.detail(name)
+                told = f"{key} ({detail})" if detail else key
                 if slot not in self.kept:
-                    claims.append(Load(slot, rule.where, initializer.describe(), initializer, key, part))
+                    claims.append(Load(slot, rule.where, initializer.describe(), initializer, name, told, part))
             yield LoadStep(tuple(claims), rule.where, matched, checkpoint, selection.carrier)
 
     def _checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
-        key = (str(initializer.checkpoint), tuple(initializer.safe_globals))
+        key = (str(initializer.checkpoint), initializer.sha256, initializer.reading)
         if key not in self._opened:
             self._opened[key] = self._open(initializer)
         return self._opened[key]

@@ -175,7 +175,13 @@ def _entries(
                     claims[slot].append(PlannedClaim(step.source, "init_weights", certain=False, executed=True))
             elif not isinstance(step, Done):
                 for claim in step.claims:
-                    planned = PlannedClaim(claim.source, claim.what, certain=certain, executed=claim in executed)
+                    planned = PlannedClaim(
+                        claim.source,
+                        claim.what,
+                        certain=certain,
+                        executed=claim in executed,
+                        key=claim.key if isinstance(claim, Load) else "",
+                    )
                     if planned not in claims[claim.slot]:
                         claims[claim.slot].append(planned)
 

@@ -109,7 +109,7 @@ class Run:
         if distributed.world_size() > 1 and self.settings.sync == "broadcast":
             checkpoint: Checkpoint = BroadcastCheckpoint(initializer.open)
         else:
-            checkpoint = distributed.one_first(f"opening {initializer.checkpoint}", initializer.open)
+            checkpoint = distributed.one_first(f"opening {initializer.address}", initializer.open)
         self._checkpoints.append(checkpoint)
         return checkpoint
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_init.checkpoint.slots import target
 from lightning_init.checkpoint.target import Target
 from lightning_init.config import Rule
 from lightning_init.errors import Fault, did_you_mean
@@ -91,11 +92,11 @@ class Selection:
                     name = join(path, attribute)
                     if module is node.module and scope.covers(name) and scope.takes(attribute, (attribute,)):
                         names.setdefault(slot, []).append(name)
-        targets = [_target(slot, found) for slot, found in names.items()]
+        targets = [_target(slot, relative) for slot, relative in names.items()]
         slots: dict[str, tuple[Slot, str | None]] = {}
-        for slot, target in zip(names, targets, strict=True):
-            slots[target.name] = (slot, None)
-            slots.update({part.name: (slot, name) for part, name in zip(target.parts, slot.parts, strict=True)})
+        for slot, found in zip(names, targets, strict=True):
+            slots[found.name] = (slot, None)
+            slots.update({part.name: (slot, name) for part, name in zip(found.parts, slot.parts, strict=True)})
         return targets, slots
 
     def resolved(self, rule: Rule) -> tuple[Rule, list[Fault]]:
@@ -173,17 +174,8 @@ def _hooked(module: nn.Module) -> str | None:
 def _target(slot: Slot, names: Sequence[str]) -> Target:
     """A slot as what a checkpoint may fill, by its names relative to the module that is loaded into."""
     stem = names[0].removesuffix(slot.places[0][1])
-    parts = tuple(
-        Target(
-            f"{stem}parametrizations.{name.partition('parametrizations.')[2]}",
-            (),
-            tuple(part.tensor.shape),
-            part.tensor.dtype,
-            slot.is_buffer,
-        )
-        for name, part in slot.parts.items()
-    )
-    return Target(names[0], tuple(names[1:]), slot.shape, slot.dtype, slot.is_buffer, parts)
+    parts = [f"{stem}parametrizations.{name.partition('parametrizations.')[2]}" for name in slot.parts]
+    return target(slot, names, parts)
 
 
 def _shown(value: Any) -> str:

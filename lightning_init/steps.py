@@ -65,9 +65,17 @@ class Fill(Claim):
 
 @dataclass(frozen=True, eq=False)
 class Load(Claim):
-    """A checkpoint fills a slot, or one part of a parametrized slot."""
+    """A checkpoint fills a slot, or one part of a parametrized slot.
+
+    Attributes:
+        initializer: How it is read.
+        name: What the match calls the slot or part.
+        key: The key that it takes, and what is done to the values on the way, as the plan tells it.
+        part: The part's name.
+    """
 
     initializer: PretrainedInit
+    name: str
     key: str
     part: str | None = None
 

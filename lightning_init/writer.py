@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lightning_init import distributed
-from lightning_init.checkpoint.pretrained import copy_
+from lightning_init.checkpoint.slots import copy_
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.ledger import Ledger, Written
 from lightning_init.report import Expected
@@ -68,7 +68,7 @@ class Writer:
 
         def read() -> None:
             for claim in claims:
-                value = claim.initializer.read(step.checkpoint, claim.key)
+                value = claim.initializer.read(step.checkpoint, step.match, claim.name)
                 with self._right_inverse(claim.slot):
                     copy_(claim.slot, claim.part or claim.slot.name, value)
 

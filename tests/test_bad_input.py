@@ -373,12 +373,11 @@ def other_shape(path: Path) -> None:
 
 BAD_FILES: list[tuple[Callable[[Path], None], str]] = [
     (missing, r"no such file: .*did you mean 'w.pht'\?"),
-    (folder, "is a folder, not a file"),
+    (folder, "is an empty folder"),
     (empty, "is an empty file"),
     (truncated, "cut off|truncated|damaged"),
     (truncated_safetensors, "cut off or damaged"),
     (text, "text, not a checkpoint: it starts with 'Sorry"),
-    (code, r"mkdir"),
     (bare_code, r"mkdir"),
     (no_tensors, "no tensor"),
     (other_names, "no key of .* fits; it has 'net.backbone.0.weight'.*match with prefix='net.'"),
@@ -402,6 +401,15 @@ def test_a_bad_checkpoint_is_told_with_its_place(
     with pytest.raises(CheckpointError, match=said):
         init_weights(LitNet(rule))
     assert not path.with_name("ran").exists()
+
+
+def test_code_beside_the_weights_is_left_unread_and_told(tmp_path: Path) -> None:
+    code(tmp_path / "w.pth")
+    net = LitNet({"type": "Pretrained", "checkpoint": str(tmp_path / "w.pth")})
+    report = init_weights(net)
+    assert all(bool((tensor == 9).all()) for tensor in net.state_dict().values())
+    assert any("mkdir" in note for note in report.notes)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_code_in_these_files_is_real(tmp_path: Path) -> None:

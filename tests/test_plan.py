@@ -60,6 +60,7 @@ def test_claims_stand_in_the_order_of_writing(tmp_path: Path) -> None:
             f"Pretrained(checkpoint={str(tmp_path / 'w.pth')!r})",
             certain=True,
             executed=True,
+            key="fc.weight (int64 -> float32)",
         ),
     )
     assert plan["child.fc.weight"].winner is plan["child.fc.weight"].claims[-1]
@@ -197,7 +198,7 @@ class TestInPrint:
         described = f"Pretrained(checkpoint={str(tmp_path / 'w.pth')!r})"
         assert [" ".join(line) for line in lines[:11]] == [
             "parameter shape written by instead of",
-            "own.fc.weight 1x1 [1] [2], [3] (run)",
+            "own.fc.weight 1x1 [1] own.fc.weight (int64 -> float32) [2], [3] (run)",
             "own.fc.bias 1 [4] then perhaps [2]",
             "t.weight 1x1 kept by Holder.init_cfg[1]",
             "t.bias 1 kept by Holder.init_cfg[1]",
@@ -211,7 +212,7 @@ class TestInPrint:
         told = " ".join(functools.reduce(operator.iadd, lines[11:], []))
         assert "warning: Holder.init_cfg[3]: name='nope' matches nothing in Holder" in told
         assert "note: Holder.init_cfg[2]: " in told
-        assert "1 loaded, 8 missing" in told
+        assert "1 loaded (1 converted int64 -> float32), 8 missing" in told
 
     def test_a_tied_parameter_shows_all_names(self) -> None:
         net = Holder(constant(1), a=linear(), b=linear())

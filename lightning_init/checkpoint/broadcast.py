@@ -33,11 +33,12 @@ class BroadcastCheckpoint(Checkpoint):
     def __init__(self, open_checkpoint: Callable[[], Checkpoint]) -> None:
         self._opened: list[Checkpoint] = []
 
-        def describe() -> tuple[str, dict[str, Entry]]:
+        def describe() -> tuple[str, dict[str, Entry], tuple[str, ...]]:
             self._opened.append(open_checkpoint())
-            return self._opened[0].source, dict(self._opened[0].entries)
+            opened = self._opened[0]
+            return opened.source, dict(opened.entries), opened.notes
 
-        self.source, self.entries = distributed.from_rank_zero("open a checkpoint", describe)
+        self.source, self.entries, self.notes = distributed.from_rank_zero("open a checkpoint", describe)
 
     def read(self, key: str) -> Tensor:
         """The values under one of the entries, on every rank.

@@ -113,13 +113,20 @@ class Match:
             raise _failed(f"{where}: it made a tensor of shape {tuple(made.shape)}, not {wanted}")
         return made
 
+    def detail(self, name: str) -> str:
+        """What is done to the values of a name in `loaded`: converted, adapted; empty where they are taken as is."""
+        told = [self.adapted[name].adaptation.what] if name in self.adapted else []
+        if name in self.converted:
+            told.append(_conversion(*self.converted[name]))
+        return ", ".join(told)
+
     def summary(self) -> str:
         """How many there are of each, in one line."""
         below = f" below {self.prefix!r}" if self.prefix else ""
         into = f" into {self.into!r}" if self.into else ""
         pairs = Counter(self.converted.values())
         notes = [f"{len(self.adapted)} adapted"] if self.adapted else []
-        notes += [f"{count} converted {type_name(old)} -> {type_name(new)}" for (old, new), count in pairs.items()]
+        notes += [f"{count} converted {_conversion(*pair)}" for pair, count in pairs.items()]
         of_these = f" ({', '.join(notes)})" if notes else ""
         others = {
             "dropped": self.dropped,
@@ -164,8 +171,11 @@ class Match:
     def _told(self, name: str, key: str) -> str:
         if name not in self.converted:
             return key
-        old, new = self.converted[name]
-        return f"{key} ({type_name(old)} -> {type_name(new)})"
+        return f"{key} ({_conversion(*self.converted[name])})"
+
+
+def _conversion(old: torch.dtype, new: torch.dtype) -> str:
+    return f"{type_name(old)} -> {type_name(new)}"
 
 
 def _failed(what: str) -> CheckpointError:

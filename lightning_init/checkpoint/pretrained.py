@@ -5,48 +5,65 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, get_args
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from lightning_init import tree, values
+from lightning_init import tree
+from lightning_init.checkpoint import arguments
+from lightning_init.checkpoint.addresses import redacted
 from lightning_init.checkpoint.base import Checkpoint, Reading, SafeGlobal
 from lightning_init.checkpoint.formats import open_checkpoint
 from lightning_init.checkpoint.locate import locate
 from lightning_init.checkpoint.match import OnMismatch, match
 from lightning_init.checkpoint.matched import Match
 from lightning_init.checkpoint.rules import KeyRules
+from lightning_init.checkpoint.slots import copy_, targets
 from lightning_init.checkpoint.target import Target
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.initializers.base import INITIALIZERS, Initializer, call_text
 from lightning_init.initializers.checks import Checks
 
-__all__ = ["PretrainedInit", "copy_", "targets"]
+__all__ = ["PretrainedInit"]
 
 _log = logging.getLogger(__name__)
 
 
 @INITIALIZERS.register
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PretrainedInit(Initializer):
     """Loads parameters and persistent buffers from a checkpoint.
 
-    A file of ``torch.save`` (``.pth``, ``.pt``, ``.ckpt``, ``.bin``) or of safetensors; its content tells which. No
-    code that a file brings is run, only what ``safe_globals`` allows.
+    The content of a file tells its format: ``torch.save`` (``.pth``, ``.pt``, ``.ckpt``, ``.bin``), safetensors, an
+    index of shards, a folder of ``torch.distributed.checkpoint``. No code that a file brings is run.
 
     Args:
-        checkpoint: A path, or an address such as ``file:///folder/weights.pth``.
+        checkpoint: A path to a file or folder, or an address: ``https://host/weights-1a2b3c4d.pth``,
+            ``hf://org/name@revision/file``, ``s3://bucket/weights.pth`` and other schemes of fsspec,
+            ``torchvision://resnet50``, ``file:///folder/weights.pth``.
         prefix: Which part of the checkpoint to take, with or without the dot at its end: ``"backbone."`` loads the
             key ``backbone.conv.weight`` as ``conv.weight``.
         map_location: The device over which values go to the parameters, which stay where they are. ``None`` is the
             CPU.
-        on_mismatch: What to do about a key whose shape is not its parameter's: ``"error"``, or ``"skip"`` to leave
-            that parameter to the other rules.
+        on_mismatch: What to do about a key whose shape is not its parameter's: ``"error"``, ``"skip"`` to leave
+            that parameter to the other rules, or ``"adapt"`` to let an adapter make it fit.
         strict: Keys (below the prefix) and parameters must agree one to one.
-        safe_globals: Classes that a file of ``torch.save`` may hold besides tensors. Allow only what you trust: the
-            file decides how they are called.
+        safe_globals: Classes that a file of ``torch.save`` may make besides tensors. Without any, other classes are
+            left unread. Allow only what you trust: the file decides how they are called.
+        sha256: The hash of the file in hexadecimal, or its beginning.
+        container: Under which name, or dotted path of names, the checkpoint keeps the weights; by default the usual
+            names are looked for.
+        ema: Take the averaged weights.
+        revise_keys: Pairs of a regular expression and its replacement, applied to the keys in this order.
+        include: Names or patterns of what is loaded, after the keys were revised; it is everything by default.
+        exclude: Names or patterns of what is not loaded.
+        into: The submodule that gets the weights; their keys do not begin with its name.
+        adapters: The names of the adapters that may make shapes fit, in this order; by default all that are
+            registered.
+        min_match: The fraction of the module's parameters that the checkpoint has to fill, above 0 and at most 1; by
+            default one parameter is enough.
 
     Raises:
         InitConfigError: Arguments of a wrong type or value.
@@ -58,55 +75,94 @@ class PretrainedInit(Initializer):
     on_mismatch: OnMismatch = "error"
     strict: bool = False
     safe_globals: Sequence[SafeGlobal] = ()
+    sha256: str | None = field(default=None, kw_only=True)
+    container: str | None = field(default=None, kw_only=True)
+    ema: bool = field(default=False, kw_only=True)
+    revise_keys: Sequence[tuple[str, str]] = field(default=(), kw_only=True)
+    include: str | Sequence[str] = field(default=(), kw_only=True)
+    exclude: str | Sequence[str] = field(default=(), kw_only=True)
+    into: str | None = field(default=None, kw_only=True)
+    adapters: Sequence[str] | None = field(default=None, kw_only=True)
+    min_match: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         checks = Checks()
-        self._check(checks)
+        arguments.check({field.name: getattr(self, field.name) for field in fields(self)}, checks)
         checks.close()
-        object.__setattr__(self, "checkpoint", os.fspath(self.checkpoint))
-        object.__setattr__(self, "safe_globals", tuple(self.safe_globals))
+        # The caller's lists may change later, and an initializer is hashed.
+        taken = {
+            "checkpoint": os.fspath(self.checkpoint),
+            "safe_globals": tuple(self.safe_globals),
+            "revise_keys": tuple((pattern, replacement) for pattern, replacement in self.revise_keys or ()),
+            "include": _names(self.include),
+            "exclude": _names(self.exclude),
+            "adapters": None if self.adapters is None else _names(self.adapters),
+        }
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
 
-    def _check(self, checks: Checks) -> None:
-        # Configs carry values of any type, whatever the annotations say.
-        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        checkpoint, prefix, allowed = given["checkpoint"], given["prefix"], given["safe_globals"]
-        if not isinstance(checkpoint, str | os.PathLike) or not isinstance(os.fspath(checkpoint), str):
-            checks.fault("checkpoint", f"must be a path or an address, got {checkpoint!r}")
-        elif not os.fspath(checkpoint):
-            checks.fault("checkpoint", "must be a path or an address, got an empty string")
-        if not isinstance(prefix, str | None):
-            checks.fault("prefix", f"must be a string such as 'backbone.', or None, got {prefix!r}")
-        _check_device(checks, given["map_location"])
-        checks.choice("on_mismatch", given["on_mismatch"], get_args(OnMismatch))
-        if not isinstance(given["strict"], bool):
-            checks.fault("strict", f"must be True or False, got {given['strict']!r}")
-        if isinstance(allowed, str) or not isinstance(allowed, Sequence):
-            checks.fault("safe_globals", f"must be a list of classes or functions, got {allowed!r}")
-        elif wrong := [item for item in allowed if not _is_safe_global(item)]:
-            checks.fault("safe_globals", f"must hold classes, functions, or pairs of one and its path, got {wrong}")
+    def __repr__(self) -> str:
+        return self.describe()
 
     def describe(self) -> str:
-        """The initializer with the arguments that are not the default ones.
+        """The initializer with the arguments that are not the default ones; an address without its secrets.
 
-        >>> PretrainedInit("weights.pth", prefix="backbone.").describe()
-        "Pretrained(checkpoint='weights.pth', prefix='backbone.')"
+        >>> PretrainedInit("https://user:token@host/w.pth", prefix="backbone.").describe()
+        "Pretrained(checkpoint='https://***@host/w.pth', prefix='backbone.')"
         """
         given = {
             field.name: getattr(self, field.name)
             for field in fields(self)
             if field.default is MISSING or getattr(self, field.name) != field.default
         }
+        given["checkpoint"] = self.address
         if self.safe_globals:
             given["safe_globals"] = [_path_of(item) for item in self.safe_globals]
         return call_text(self, given)
 
+    @property
+    def address(self) -> str:
+        """The checkpoint as messages name it, without passwords and tokens."""
+        return redacted(os.fspath(self.checkpoint))
+
+    @property
+    def reading(self) -> Reading:
+        """What of the file is wanted."""
+        return Reading(self.container, self.ema, tuple(self.safe_globals))
+
+    @cached_property
+    def key_rules(self) -> KeyRules:
+        """What the keys are called in the module."""
+        return KeyRules.parse(
+            prefix=self.prefix,
+            revise_keys=self.revise_keys,
+            include=self.include,
+            exclude=self.exclude,
+            into=self.into,
+        )
+
     def open(self) -> Checkpoint:
-        """Finds and opens the checkpoint; names and shapes are known then.
+        """Finds, fetches and opens the checkpoint; names and shapes are known then.
 
         Raises:
             CheckpointError: It cannot be found or read.
         """
-        return open_checkpoint(locate(self.checkpoint), Reading(safe_globals=tuple(self.safe_globals)))
+        path = locate(self.checkpoint, sha256=self.sha256)
+        try:
+            checkpoint = open_checkpoint(path, self.reading)
+        except CheckpointError as error:
+            if not self._is_fetched:
+                raise
+            raise CheckpointError(
+                [Fault(fault.where, f"{fault.what} [fetched from {self.address!r}]") for fault in error.faults]
+            ) from error
+        if self._is_fetched:
+            checkpoint.source = self.address
+        return checkpoint
+
+    @property
+    def _is_fetched(self) -> bool:
+        return "://" in os.fspath(self.checkpoint)
 
     def check_device(self) -> None:
         """Looks for the device that values go over; a checkpoint that is open already says nothing about it.
@@ -122,12 +178,19 @@ class PretrainedInit(Initializer):
 
     def match(self, checkpoint: Checkpoint, targets: Sequence[Target]) -> Match:
         """Finds the key of every target; see `lightning_init.checkpoint.match.match`."""
-        rules = KeyRules.parse(prefix=self.prefix)
-        return match(checkpoint, targets, rules, on_mismatch=self.on_mismatch, strict=self.strict)
+        return match(
+            checkpoint,
+            targets,
+            self.key_rules,
+            on_mismatch=self.on_mismatch,
+            adapters=self.adapters,
+            min_match=self.min_match,
+            strict=self.strict,
+        )
 
-    def read(self, checkpoint: Checkpoint, key: str) -> Tensor:
-        """The values under a key, on ``map_location``; not to be written to."""
-        return checkpoint.read(key).to(self._device)
+    def read(self, checkpoint: Checkpoint, found: Match, name: str) -> Tensor:
+        """The values that a match found for a name, on ``map_location`` and made to fit; not to be written to."""
+        return found.adapt(name, checkpoint.read(found.loaded[name]).to(self._device))
 
     @property
     def _device(self) -> torch.device:
@@ -152,9 +215,10 @@ class PretrainedInit(Initializer):
             for slot in slots:
                 for name in (slot.name, *slot.parts):
                     if name in found.loaded:
-                        copy_(slot, name, self.read(checkpoint, found.loaded[name]))
-        complete = not (found.missing or found.unexpected or found.mismatched)
-        _log.log(logging.INFO if complete else logging.WARNING, found.summary() if complete else found.table())
+                        copy_(slot, name, self.read(checkpoint, found, name))
+            told = [*checkpoint.notes, *map(str, found.warnings)]
+        told.append(found.summary() if found.complete else found.table())
+        _log.log(logging.INFO if found.complete else logging.WARNING, "\n".join(told))
 
 
 _NO_INVERSE = "is parametrized without a right inverse, so values cannot be loaded into it"
@@ -176,64 +240,8 @@ def _is_invertible(slot: tree.Slot) -> bool:
     return all(hasattr(step, "right_inverse") for part in slot.parts.values() for step in part.owner)
 
 
-def targets(slots: Iterable[tree.Slot]) -> list[Target]:
-    """What a checkpoint may fill of a module.
-
-    Args:
-        slots: Its parameters and persistent buffers, with shapes and with names relative to it.
-    """
-    return [
-        Target(
-            slot.name,
-            slot.aliases,
-            slot.shape,
-            slot.dtype,
-            slot.is_buffer,
-            tuple(
-                Target(name, (), tuple(part.tensor.shape), part.tensor.dtype, slot.is_buffer)
-                for name, part in slot.parts.items()
-            ),
-        )
-        for slot in slots
-    ]
-
-
-def copy_(slot: tree.Slot, name: str, value: Tensor) -> None:
-    """Writes values into a slot, or into one of its parts.
-
-    Args:
-        slot: Where to.
-        name: The name of the slot or of the part.
-        value: Of its shape; type and device are converted.
-    """
-    if name in slot.parts:
-        with torch.no_grad():
-            slot.parts[name].tensor.copy_(value)
-    else:
-        values.copy_(slot, value)
-
-
-def _check_device(checks: Checks, map_location: Any) -> None:
-    what = "must be a device such as 'cpu' or 'cuda:0'"
-    if map_location is None:
-        return
-    if not isinstance(map_location, str | torch.device):
-        checks.fault("map_location", f"{what}, got {map_location!r}")
-        return
-    try:
-        device = torch.device(map_location)
-    except RuntimeError as error:
-        checks.fault("map_location", f"{what}, got {map_location!r} ({str(error).splitlines()[0]})")
-        return
-    if device.type == "meta":
-        checks.fault("map_location", f"{what}; on 'meta' the values would be lost")
-
-
-def _is_safe_global(item: object) -> bool:
-    if isinstance(item, tuple):
-        return len(item) == 2 and callable(item[0]) and isinstance(item[1], str)
-    # torch finds it in files by these two.
-    return callable(item) and hasattr(item, "__module__") and hasattr(item, "__qualname__")
+def _names(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def _path_of(item: SafeGlobal) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pickle
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from lightning_init.checkpoint.pretrained import PretrainedInit, copy_, targets
+from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.checkpoint.slots import copy_, targets
 from lightning_init.errors import CheckpointError, InitConfigError
 from lightning_init.initializers.base import INITIALIZERS
 from lightning_init.tree import slots
@@ -255,10 +257,42 @@ def test_arguments_that_cannot_be_meant(arguments: dict[str, Any], told: str) ->
 
 
 def test_all_faults_of_the_arguments_at_once() -> None:
-    wrong: Any = {"checkpoint": 1, "prefix": 2, "map_location": 3, "on_mismatch": 4, "strict": 5, "safe_globals": 6}
+    names = [field.name for field in dataclasses.fields(PretrainedInit)]
+    wrong: Any = dict.fromkeys(names, object())
     with pytest.raises(InitConfigError) as caught:
         PretrainedInit(**wrong)
-    assert [fault.where for fault in caught.value.faults] == list(wrong)
+    assert sorted(fault.where for fault in caught.value.faults) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where", "told"),
+    [
+        ({"sha256": "abc"}, "sha256", "at least its first 8 digits, got 'abc'"),
+        ({"sha256": "z" * 64}, "sha256", "in hexadecimal"),
+        ({"container": ""}, "container", "must be a name such as 'state_dict'"),
+        ({"container": "model", "ema": True}, "ema", "so does container='model'; give one of them"),
+        ({"min_match": 0}, "min_match", "must be > 0"),
+        ({"min_match": 1.5}, "min_match", "at most 1, got 1.5"),
+        ({"revise_keys": [("(", "")]}, "revise_keys[0]", "'(' is no regular expression"),
+        ({"include": ["a", "re:("]}, "include[1]", "is no regular expression"),
+        ({"on_mismatch": "adopt"}, "on_mismatch", "did you mean 'adapt'?"),
+        ({"adapters": ["pos_embed"]}, "adapters", "work with on_mismatch='adapt', not with 'error'"),
+        ({"adapters": ["posembed"], "on_mismatch": "adapt"}, "adapters[0]", "did you mean 'pos_embed'?"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant(arguments: dict[str, Any], where: str, told: str) -> None:
+    with pytest.raises(InitConfigError) as caught:
+        PretrainedInit("w.pth", **arguments)
+    (fault,) = caught.value.faults
+    assert fault.where == where
+    assert told in fault.what
+
+
+def test_secrets_of_an_address_are_not_shown() -> None:
+    rule = PretrainedInit("https://user:s3cret@host/w.pth?token=s3cret")
+    assert "s3cret" not in repr(rule) + str(rule) + rule.describe() + rule.address
+    assert "host/w.pth" in rule.address
+    assert "s3cret" in str(rule.checkpoint)
 
 
 def test_it_is_a_value() -> None:
@@ -274,10 +308,27 @@ def test_it_is_a_value() -> None:
 
 def test_describe_gives_the_arguments_that_say_something() -> None:
     assert PretrainedInit(Path("a/w.pth")).describe() == "Pretrained(checkpoint='a/w.pth')"
-    everything = PretrainedInit("w", "net", "cuda", "skip", strict=True, safe_globals=[nn.Linear, (dict, "a.Dict")])
+    everything = PretrainedInit(
+        "w",
+        "net",
+        "cuda",
+        "adapt",
+        strict=True,
+        safe_globals=[nn.Linear, (dict, "a.Dict")],
+        sha256="0123abcd",
+        container="model",
+        revise_keys=[("a", "b")],
+        include="net",
+        exclude=["net.head"],
+        into="backbone",
+        adapters=["pos_embed"],
+        min_match=0.5,
+    )
     assert everything.describe() == (
-        "Pretrained(checkpoint='w', prefix='net', map_location='cuda', on_mismatch='skip', strict=True, "
-        "safe_globals=['torch.nn.modules.linear.Linear', 'a.Dict'])"
+        "Pretrained(checkpoint='w', prefix='net', map_location='cuda', on_mismatch='adapt', strict=True, "
+        "safe_globals=['torch.nn.modules.linear.Linear', 'a.Dict'], sha256='0123abcd', container='model', "
+        "revise_keys=(('a', 'b'),), include=('net',), exclude=('net.head',), into='backbone', "
+        "adapters=('pos_embed',), min_match=0.5)"
     )
 
 
@@ -289,5 +340,5 @@ def test_the_steps_of_a_call_serve_a_caller_that_plans(tmp_path: Path) -> None:
     with rule.open() as checkpoint:
         matched = rule.match(checkpoint, targets(found))
         for slot in found:
-            copy_(slot, slot.name, rule.read(checkpoint, matched.loaded[slot.name]))
+            copy_(slot, slot.name, rule.read(checkpoint, matched, slot.name))
     assert state(module) == state(net(1))

@@ -68,6 +68,11 @@ def one_first_of_each_node() -> tuple[float, float]:
         del os.environ["NODE_RANK"]
 
 
+def threads_in_a_turn() -> tuple[int, int, int]:
+    before = torch.get_num_threads()
+    return before, one_first("a turn", torch.get_num_threads), torch.get_num_threads()
+
+
 def a_node_leader_fails() -> tuple[str, bool]:
     os.environ["NODE_RANK"] = str(rank() % 2)
     ran: list[bool] = []
@@ -233,6 +238,7 @@ CASES: tuple[Callable[[], object], ...] = (
     one_first_in_turn,
     one_first_of_each_node,
     a_node_leader_fails,
+    threads_in_a_turn,
     one_first_stops_the_others,
     a_follower_fails,
     a_value_from_rank_zero,
@@ -295,6 +301,12 @@ def test_on_other_nodes_one_rank_goes_before_its_neighbours(cases: Cases) -> Non
     assert leader[0] > zero[1]
     assert follower[0] > leader[1]
     assert leader[1] - leader[0] >= 0.3
+
+
+def test_a_rank_may_use_the_cores_of_those_that_wait(cases: Cases) -> None:
+    cores = len(os.sched_getaffinity(0))
+    told = [outcome.value for outcome in cases["threads_in_a_turn"]]
+    assert told == [(1, cores, 1), (1, max(1, cores // 2), 1), (1, max(1, cores // 2), 1)]
 
 
 def test_what_fails_on_the_first_rank_of_a_node_is_raised_everywhere(cases: Cases) -> None:

@@ -272,11 +272,11 @@ CASES: tuple[Callable[[Path], None], ...] = (
 )
 
 
-def _in_a_folder_of_its_own(address: str) -> Path:
+def _in_a_folder_of_its_own(address: str, _sha256: str | None) -> Path:
     return Path(address.removeprefix("of-rank://")) / f"{rank()}.pth"
 
 
-def _without_network(address: str) -> Path:
+def _without_network(address: str, _sha256: str | None) -> Path:
     if rank() == 0:
         raise ConnectionError("no route to host")
     return Path(address)

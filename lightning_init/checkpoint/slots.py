@@ -1,0 +1,60 @@
+"""The parameters and buffers of a module, as what a checkpoint may fill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_init import values
+from lightning_init.checkpoint.target import Target
+from lightning_init.tree import Slot
+
+__all__ = ["copy_", "target", "targets"]
+
+
+def targets(slots: Iterable[Slot]) -> list[Target]:
+    """What a checkpoint may fill of a module.
+
+    Args:
+        slots: Its parameters and persistent buffers, with shapes and with names relative to it.
+    """
+    return [target(slot, (slot.name, *slot.aliases), tuple(slot.parts)) for slot in slots]
+
+
+def target(slot: Slot, names: Sequence[str], parts: Sequence[str]) -> Target:
+    """One of them, under given names.
+
+    Args:
+        slot: The parameter or buffer.
+        names: Its names.
+        parts: The names of the tensors that it is computed from, in their order.
+    """
+    return Target(
+        names[0],
+        tuple(names[1:]),
+        slot.shape,
+        slot.dtype,
+        slot.is_buffer,
+        tuple(
+            Target(name, (), tuple(part.tensor.shape), part.tensor.dtype, slot.is_buffer)
+            for name, part in zip(parts, slot.parts.values(), strict=True)
+        ),
+        owners=tuple(type(module) for module, _ in slot.places),
+    )
+
+
+def copy_(slot: Slot, name: str, value: Tensor) -> None:
+    """Writes values into a slot, or into one of its parts.
+
+    Args:
+        slot: Where to.
+        name: The name of the slot or of the part.
+        value: Of its shape; type and device are converted.
+    """
+    if name in slot.parts:
+        with torch.no_grad():
+            slot.parts[name].tensor.copy_(value)
+    else:
+        values.copy_(slot, value)
