@@ -116,3 +116,17 @@ def test_a_hint_at_the_submodule_that_is_meant() -> None:
     told = found.hint(["net.conv.w", "net.conv.b", "head.w"])
     assert told == "2 of its keys match below 'net' of the module: into='net' loads them there"
     assert found.hint(["other"]) == ""
+
+
+def test_a_key_below_the_prefix_itself_is_meant_before_one_below_a_wrapper() -> None:
+    for there in (["net.a", "module.net.a"], ["module.net.a", "net.a"]):
+        assert keys(*there, prefix="net").candidates("a") == ("net.a",)
+    both = ("module.net.a", "_orig_mod.net.a")
+    assert keys(*both, prefix="net").candidates("a") == both
+
+
+def test_parts_that_are_taken_out_above_the_prefix_count() -> None:
+    found = keys("module.net._orig_mod.a", "net.b", prefix="net")
+    assert found.removed("module.net._orig_mod.a", "a") == 2
+    assert found.removed("module.net._orig_mod.a", "_orig_mod.a") == 1
+    assert found.removed("net.b", "b") == 0

@@ -198,6 +198,8 @@ def test_a_parametrized_tensor_is_one_parameter() -> None:
     whole = Target("w", (), (3, 2), torch.float32, is_buffer=False, parts=parts)
     one = Shapes(p_w_original0=(3, 1), b=(1,))
     assert "1 of 2 parameters" in told(one, whole, target("b", 1), rules=KeyRules(), min_match=0.6)["min_match"]
+    other = Shapes(p_w_original1=(3, 2), b=(1,))
+    assert "1 of 2 parameters" in told(other, whole, target("b", 1), rules=KeyRules(), min_match=0.6)["min_match"]
     both = Shapes(p_w_original0=(3, 1), p_w_original1=(3, 2))
     assert len(match(both, [whole, target("b", 1)], min_match=0.5).loaded) == 2
 

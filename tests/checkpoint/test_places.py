@@ -158,3 +158,10 @@ def test_patterns_and_the_parts_of_a_parametrized_tensor() -> None:
     assert match(there, all_, KeyRules.parse(exclude="p.w")).loaded == {"b": "b"}
     below = [replace(whole, name="m.p.w", parts=tuple(replace(part, name=f"m.{part.name}") for part in parts))]
     assert list(match(there, below, KeyRules.parse(into="m")).loaded) == [f"m.{part.name}" for part in parts]
+
+
+def test_a_key_of_no_target_is_left_out_with_and_without_wrapper_parts() -> None:
+    there = Shapes(a=(2,), module_extra_w=(1,), extra_b=(1,), other=(1,))
+    found = match(there, [target("a", 2)], KeyRules.parse(exclude="extra"))
+    assert found.excluded == ("module.extra.w", "extra.b")
+    assert found.unexpected == ("other",)

@@ -73,3 +73,10 @@ def test_names_that_fall_together_by_several_pairs() -> None:
 
 def test_what_is_excluded_may_fall_together() -> None:
     assert revised(["head.0", "head.1", "a"], ("head.*", "gone"), exclude="gone") == ["gone", "gone", "a"]
+
+
+def test_keys_that_no_pair_changes_may_be_called_alike() -> None:
+    # Two keys below one prefix, one of them below a wrapper too: which of them is meant is not for pairs to say.
+    rules = KeyRules.parse(revise_keys=[("^b", "c")])
+    found = revise({"net.a": "a", "module.net.a": "a", "net.b": "b"}, rules, "w.pth")
+    assert found.names == {"net.a": "a", "module.net.a": "a", "net.b": "c"}
