@@ -176,6 +176,13 @@ class TestClassifier:
                 {**FC, "4.weight": (7, 7), "4.bias": (7,)},
                 "'4.weight' comes after it",
             ),
+            # something else of another number of rows
+            (
+                body(nn.Linear(8, 5), nn.Embedding(5, 8)),
+                "3.weight",
+                {**FC, "4.weight": (7, 8)},
+                "'4.weight' comes after",
+            ),
             # no such layer
             (body(nn.Linear(8, 5)), "3.weight", {**FC, "3.weight": (7, 9)}, "weight and bias do not differ in"),
             (body(nn.Linear(8, 5)), "3.bias", {"3.bias": (7,)}, "weight and bias do not differ in"),
