@@ -151,6 +151,11 @@ class TestClassifier:
     def test_the_module_itself(self) -> None:
         assert taken(classifier, misfit(nn.Linear(8, 5), "weight", {"weight": (7, 8), "bias": (7,)})).drop
 
+    def test_a_counter_may_follow(self) -> None:
+        counter = nn.Module()
+        counter.register_buffer("steps", torch.tensor(0))
+        assert taken(classifier, misfit(body(nn.Linear(8, 5), counter), "3.weight", FC)).drop
+
     def test_several_heads(self) -> None:
         module = body(nn.Linear(8, 5), nn.Linear(8, 20))
         shapes = {**FC, "4.weight": (28, 8), "4.bias": (28,)}
