@@ -7,7 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_init.digests import _CHUNK, digest
+from lightning_init.digests import _COLUMNS, _ROWS, digest
+
+BLOCK = 2 * _ROWS * _COLUMNS
+"""Elements of float32 in the block that sums are made of."""
+ROW = 2 * _COLUMNS
 
 DTYPES = [
     torch.float64,
@@ -29,7 +33,7 @@ def test_every_type_and_shape_repeats(dtype: torch.dtype, shape: tuple[int, ...]
     assert digest([torch.ones(shape).to(dtype)]) == digest([torch.ones(shape).to(dtype)])
 
 
-def test_it_is_sha256_of_the_bytes_under_type_and_shape() -> None:
+def test_of_a_small_tensor_it_is_sha256_of_the_bytes_under_type_and_shape() -> None:
     tensor = torch.arange(6.0).view(2, 3)
     assert digest([tensor]) == hashlib.sha256(b"torch.float32(2, 3)" + tensor.numpy().tobytes()).hexdigest()
 
@@ -61,15 +65,35 @@ def test_each_dtype_has_its_own() -> None:
     assert len({digest([torch.zeros(4).to(dtype)]) for dtype in DTYPES}) == len(DTYPES)
 
 
-@pytest.mark.parametrize("n", [_CHUNK // 4, _CHUNK // 4 + 1, _CHUNK // 2 + 3])
-def test_every_byte_of_every_chunk_counts(n: int) -> None:
-    tensor = torch.zeros(n)
-    found = {digest([tensor])}
-    for i in (0, _CHUNK // 4 - 1, n - 1):
-        changed = tensor.clone()
+@pytest.mark.parametrize("n", [ROW - 1, ROW, ROW + 1, BLOCK, BLOCK + 1, 2 * BLOCK + ROW + 3])
+def test_every_element_of_every_block_counts(n: int) -> None:
+    places = sorted({i for i in (0, 1, ROW - 1, ROW, BLOCK - 1, BLOCK, BLOCK + ROW, n - 1) if i < n})
+    found = {digest([torch.zeros(n)])}
+    for i in places:
+        changed = torch.zeros(n)
         changed[i] = 1
         found.add(digest([changed]))
-    assert len(found) == 1 + len({0, _CHUNK // 4 - 1, n - 1})
+    assert len(found) == 1 + len(places)
+
+
+def test_the_order_counts_in_every_direction() -> None:
+    table = torch.randn(2 * _ROWS, ROW, generator=torch.Generator().manual_seed(0))
+    orders = [table, table.flip(0), table.flip(1), table.roll(1, 0), table.roll(2, 1), table.flatten().roll(2)]
+    swapped = table.clone()
+    swapped[[0, 1]] = table[[1, 0]]
+    one = table.clone()
+    one[3, 4], one[3, 8] = table[3, 8], table[3, 4]
+    other = table.clone()
+    other[3, 4], other[5, 4] = table[5, 4], table[3, 4]
+    flat = [order.flatten() for order in (*orders, swapped, one, other)]
+    assert len({digest([tensor]) for tensor in flat}) == len(flat)
+
+
+def test_a_part_of_a_larger_tensor_is_as_good_as_a_copy() -> None:
+    whole = torch.arange(BLOCK + ROW + 7).to(torch.uint8)
+    for start in (1, 8, 3):
+        part = whole[start:]
+        assert digest([part]) == digest([part.clone()])
 
 
 def strided(tensor: Tensor) -> list[Tensor]:
