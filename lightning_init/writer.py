@@ -68,14 +68,18 @@ class Writer:
 
         def read() -> None:
             for claim in claims:
-                value = claim.initializer.read(step.checkpoint, step.match, claim.name)
-                with self._right_inverse(claim.slot):
-                    copy_(claim.slot, claim.part or claim.slot.name, value)
+                self._read(step, claim)
 
         if claims:
             in_turn = distributed.together if self.ledger.settings.sync == "broadcast" else distributed.one_first
             in_turn(f"loading {step.checkpoint.source}", read)
         self.ledger.read(step, [(claim.slot.name, claim.what) for claim in claims])
+
+    def _read(self, step: LoadStep, claim: Load) -> None:
+        # The values are let go at the end, before the next ones are read.
+        value = claim.initializer.read(step.checkpoint, step.match, claim.name)
+        with self._right_inverse(claim.slot):
+            copy_(claim.slot, claim.part or claim.slot.name, value)
 
     @contextmanager
     def _right_inverse(self, slot: Slot) -> Iterator[None]:
