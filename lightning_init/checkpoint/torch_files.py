@@ -128,8 +128,8 @@ class TorchCheckpoint(Checkpoint):
         whole = torch.empty(0, dtype=tensor.dtype, device="cpu")
         if start % size == 0:
             return whole.set_(self._file, start // size, tensor.shape, tensor.stride)
-        # Values that do not lie at a multiple of their size cannot be seen in place. Memory of the system goes back to it
-        # at once; large tensors of malloc, one after the other, break its heap into pieces.
+        # Values that do not lie at a multiple of their size cannot be seen in place. Memory of the system goes back to
+        # it at once; large tensors of malloc, one after the other, break its heap into pieces.
         memory = mmap.mmap(-1, tensor.span, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         raw = torch.frombuffer(memory, dtype=torch.uint8)
         raw.copy_(torch.empty(0, dtype=torch.uint8, device="cpu").set_(self._file, start, (tensor.span,), (1,)))

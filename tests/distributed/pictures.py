@@ -150,7 +150,7 @@ def set_up(*, patience: float = 60.0) -> None:
     """Lets this rank say its number with every request, wait so many seconds for an answer, and ask once."""
     limit = aiohttp.ClientTimeout(sock_read=patience)
     conf["http"] = {"client_kwargs": {"headers": {"X-Rank": str(rank())}, "timeout": limit}}
-    download.PAUSES = ()
+    download.PAUSES = ()  # type: ignore[assignment]  # as many as one likes
 
 
 def asking(web: Web, path: str) -> list[int]:
