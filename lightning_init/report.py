@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_init.checkpoint.matched import Match
+from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.errors import InitError, did_you_mean
 from lightning_init.initializers.laws import Law
 from lightning_init.metrics import STATISTICS, statistics_of

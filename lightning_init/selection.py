@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_init.checkpoint.matching.target import Target
 from lightning_init.checkpoint.slots import target
-from lightning_init.checkpoint.target import Target
 from lightning_init.config import Rule
 from lightning_init.errors import Fault, did_you_mean
 from lightning_init.scope import NamePattern, Scope, is_layer

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from lightning_init.checkpoint.base import Checkpoint
-from lightning_init.checkpoint.matched import Match
+from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.initializers.fill import BlockGenerators, can_hold, fill_

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import torch
 
-from lightning_init.checkpoint.adapters import check_adapters
-from lightning_init.checkpoint.match import OnMismatch
-from lightning_init.checkpoint.rules import KeyRules
+from lightning_init.checkpoint.matching.adapters import check_adapters
+from lightning_init.checkpoint.matching.match import OnMismatch
+from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.errors import InitConfigError
 from lightning_init.initializers.checks import Checks
 

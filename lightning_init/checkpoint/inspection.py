@@ -12,11 +12,11 @@ from torch import nn
 
 from lightning_init import tree
 from lightning_init.checkpoint.base import Checkpoint
-from lightning_init.checkpoint.conversion import type_name
-from lightning_init.checkpoint.keys import Keys
-from lightning_init.checkpoint.matched import Match
+from lightning_init.checkpoint.matching.conversion import type_name
+from lightning_init.checkpoint.matching.keys import Keys
+from lightning_init.checkpoint.matching.matched import Match
+from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.checkpoint.pretrained import PretrainedInit
-from lightning_init.checkpoint.rules import KeyRules
 from lightning_init.checkpoint.slots import targets
 from lightning_init.text import columns
 

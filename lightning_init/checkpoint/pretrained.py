@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from lightning_init import tree
 from lightning_init.checkpoint import arguments
-from lightning_init.checkpoint.addresses import redacted
 from lightning_init.checkpoint.base import Checkpoint, Reading, SafeGlobal
-from lightning_init.checkpoint.formats import open_checkpoint
-from lightning_init.checkpoint.locate import locate
-from lightning_init.checkpoint.match import OnMismatch, match
-from lightning_init.checkpoint.matched import Match
-from lightning_init.checkpoint.rules import KeyRules
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
+from lightning_init.checkpoint.matching.match import OnMismatch, match
+from lightning_init.checkpoint.matching.matched import Match
+from lightning_init.checkpoint.matching.rules import KeyRules
+from lightning_init.checkpoint.matching.target import Target
 from lightning_init.checkpoint.slots import copy_, targets
-from lightning_init.checkpoint.target import Target
+from lightning_init.checkpoint.sources.addresses import redacted
+from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.initializers.base import INITIALIZERS, Initializer, call_text
 from lightning_init.initializers.checks import Checks
@@ -177,7 +177,7 @@ class PretrainedInit(Initializer):
             raise CheckpointError([Fault("map_location", f"no device {self.map_location!r} here: {reason}")]) from error
 
     def match(self, checkpoint: Checkpoint, targets: Sequence[Target]) -> Match:
-        """Finds the key of every target; see `lightning_init.checkpoint.match.match`."""
+        """Finds the key of every target; see `lightning_init.checkpoint.matching.match.match`."""
         return match(
             checkpoint,
             targets,

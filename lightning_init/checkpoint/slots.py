@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_init import values
-from lightning_init.checkpoint.target import Target
+from lightning_init.checkpoint.matching.target import Target
 from lightning_init.tree import Slot
 
 __all__ = ["copy_", "target", "targets"]

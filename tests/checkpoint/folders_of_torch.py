@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from lightning_init.checkpoint.base import Reading
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from lightning_init.errors import CheckpointError
 
 __all__ = ["DATA", "change", "faults", "in_chunks", "place", "save", "tensor"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lightning_init.checkpoint.base import Reading
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from lightning_init.errors import CheckpointError
 
 __all__ = ["Attack", "Foreign", "Opened", "legacy", "refusal", "tensor", "write_zip"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_init.checkpoint.base import Checkpoint, Entry
-from lightning_init.checkpoint.match import match
-from lightning_init.checkpoint.rules import KeyRules
-from lightning_init.checkpoint.target import Target
+from lightning_init.checkpoint.matching.match import match
+from lightning_init.checkpoint.matching.rules import KeyRules
+from lightning_init.checkpoint.matching.target import Target
 from lightning_init.errors import CheckpointError
 
 

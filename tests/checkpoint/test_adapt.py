@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_init.checkpoint.adapters import Adaptation, Adapters, Misfit
-from lightning_init.checkpoint.match import match
-from lightning_init.checkpoint.rules import KeyRules
+from lightning_init.checkpoint.matching.adapters import Adaptation, Adapters, Misfit
+from lightning_init.checkpoint.matching.match import match
+from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.shapes import Shapes, target, told
 
@@ -25,8 +25,8 @@ def old(dtype: torch.dtype = torch.float32, **more: tuple[int, ...]) -> Shapes:
 def adapters(monkeypatch: pytest.MonkeyPatch) -> Adapters:
     """An own table, so that what a test registers is gone afterwards."""
     table = Adapters({"never": lambda misfit: "it never is"})
-    monkeypatch.setattr("lightning_init.checkpoint.adapt.ADAPTERS", table)
-    monkeypatch.setattr("lightning_init.checkpoint.adapters.registry.ADAPTERS", table)
+    monkeypatch.setattr("lightning_init.checkpoint.matching.adapt.ADAPTERS", table)
+    monkeypatch.setattr("lightning_init.checkpoint.matching.adapters.registry.ADAPTERS", table)
     return table
 
 

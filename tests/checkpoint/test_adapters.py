@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_init.checkpoint.adapters import ADAPTERS, Adaptation, Adapter, Adapters, Misfit, check_adapters
-from lightning_init.checkpoint.adapters.classifier import classifier
-from lightning_init.checkpoint.adapters.input_conv import input_conv
-from lightning_init.checkpoint.adapters.pos_embed import pos_embed
 from lightning_init.checkpoint.base import Entry
-from lightning_init.checkpoint.target import Target
+from lightning_init.checkpoint.matching.adapters import ADAPTERS, Adaptation, Adapter, Adapters, Misfit, check_adapters
+from lightning_init.checkpoint.matching.adapters.classifier import classifier
+from lightning_init.checkpoint.matching.adapters.input_conv import input_conv
+from lightning_init.checkpoint.matching.adapters.pos_embed import pos_embed
+from lightning_init.checkpoint.matching.target import Target
 from lightning_init.errors import InitConfigError, InitError
 from lightning_init.tree import slots
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_init.checkpoint.addresses import redacted, scheme_of, scrub
+from lightning_init.checkpoint.sources.addresses import redacted, scheme_of, scrub
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from lightning_init.errors import CheckpointError, InitError
 from tests.checkpoint.files import bits, save_safetensors, save_zip, tensors
 from tests.distributed.harness import run_ranks

@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from lightning_init import distributed
-from lightning_init.checkpoint import cache as caches
-from lightning_init.checkpoint import download
-from lightning_init.checkpoint.locate import locate
+from lightning_init.checkpoint.sources import cache as caches
+from lightning_init.checkpoint.sources import download
+from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.servers import Answer, Web, web_server
 
@@ -35,7 +35,9 @@ HALF = len(BODY) // 2
 
 # Clean processes that need not import everything anew.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lightning_init.checkpoint.locate", "lightning_init.checkpoint.download"])
+CONTEXT.set_forkserver_preload(
+    ["lightning_init.checkpoint.sources.locate", "lightning_init.checkpoint.sources.download"]
+)
 
 
 def job(url: str, home: Path, told: Connection, terminal: str | None, rank: int) -> None:

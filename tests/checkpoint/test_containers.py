@@ -5,7 +5,7 @@ from typing import Any, TypeGuard
 import pytest
 
 from lightning_init.checkpoint.base import Reading
-from lightning_init.checkpoint.containers import find
+from lightning_init.checkpoint.formats.containers import find
 from lightning_init.errors import CheckpointError
 
 

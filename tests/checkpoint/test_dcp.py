@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import Metadata
 
 from lightning_init.checkpoint.base import Entry, Reading
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import bits, tensors
 from tests.checkpoint.folders_of_torch import DATA, change, faults, in_chunks, place, save, tensor

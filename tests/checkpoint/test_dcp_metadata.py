@@ -20,9 +20,9 @@ from torch.distributed._shard.sharded_tensor import metadata as old
 from torch.distributed.checkpoint import metadata as current
 from torch.distributed.checkpoint.metadata import Metadata
 
-from lightning_init.checkpoint import dcp_unpickling
 from lightning_init.checkpoint.base import Entry
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats import dcp_unpickling
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from tests.checkpoint.folders_of_torch import change, faults, save, tensor
 
 MODULE = b"torch.distributed.checkpoint.metadata"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_init.checkpoint.folders import WEIGHTS, candidates, checkpoint_in
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from lightning_init.errors import CheckpointError
 
 

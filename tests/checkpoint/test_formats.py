@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_init.checkpoint.base import Entry, Reading
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import Save, bits, save_legacy, save_safetensors, save_zip, tensors
 from tests.checkpoint.pickled import refusal

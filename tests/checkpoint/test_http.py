@@ -17,8 +17,8 @@ import torch
 import trustme
 from safetensors.torch import save_file
 
-from lightning_init.checkpoint import download
-from lightning_init.checkpoint.locate import locate
+from lightning_init.checkpoint.sources import download
+from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.servers import Answer, Web, web_server
 

@@ -20,10 +20,10 @@ from huggingface_hub import constants
 from safetensors.torch import save
 from transformers import BertConfig, BertModel
 
-from lightning_init.checkpoint.formats import open_checkpoint
-from lightning_init.checkpoint.hub import fetch
-from lightning_init.checkpoint.hub_address import HubAddress, parse
-from lightning_init.checkpoint.locate import locate
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
+from lightning_init.checkpoint.sources.hub import fetch
+from lightning_init.checkpoint.sources.hub_address import HubAddress, parse
+from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import bits
 from tests.checkpoint.hub_server import Hub, Repository, point_at, serving
@@ -259,8 +259,8 @@ def test_the_environment_of_another_process(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/name"] = Repository({NEW: sharded()}, private=True)
     script = tmp_path / "script.py"
     script.write_text(
-        "from lightning_init.checkpoint.formats import open_checkpoint\n"
-        "from lightning_init.checkpoint.hub import fetch\n"
+        "from lightning_init.checkpoint.formats.recognise import open_checkpoint\n"
+        "from lightning_init.checkpoint.sources.hub import fetch\n"
         "with open_checkpoint(fetch('hf://org/name', None)) as checkpoint:\n"
         "    print({key: checkpoint.read(key).tolist() for key in checkpoint.entries})\n"
     )

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from lightning_init.checkpoint.keys import Keys
-from lightning_init.checkpoint.naming import without_wrappers
-from lightning_init.checkpoint.rules import KeyRules
+from lightning_init.checkpoint.matching.keys import Keys
+from lightning_init.checkpoint.matching.naming import without_wrappers
+from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.errors import CheckpointError
 
 

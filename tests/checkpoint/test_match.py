@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lightning_init.checkpoint.base import Checkpoint, Entry
-from lightning_init.checkpoint.match import OnMismatch, match
-from lightning_init.checkpoint.matched import Match, Mismatch
-from lightning_init.checkpoint.rules import KeyRules
-from lightning_init.checkpoint.target import Target
+from lightning_init.checkpoint.matching.match import OnMismatch, match
+from lightning_init.checkpoint.matching.matched import Match, Mismatch
+from lightning_init.checkpoint.matching.rules import KeyRules
+from lightning_init.checkpoint.matching.target import Target
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.shapes import NET, Shapes, target, told
 

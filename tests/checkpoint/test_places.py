@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from lightning_init.checkpoint.match import match
-from lightning_init.checkpoint.rules import KeyRules
-from lightning_init.checkpoint.target import Target
+from lightning_init.checkpoint.matching.match import match
+from lightning_init.checkpoint.matching.rules import KeyRules
+from lightning_init.checkpoint.matching.target import Target
 from lightning_init.scope import NamePattern
 from tests.checkpoint.shapes import NET, Shapes, target, told
 

@@ -17,7 +17,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from lightning_init.checkpoint.locate import locate
+from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError
 
 BODY = bytes(range(256)) * 40

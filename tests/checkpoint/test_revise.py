@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_init.checkpoint.revise import revise
-from lightning_init.checkpoint.rules import KeyRules
+from lightning_init.checkpoint.matching.revise import revise
+from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.errors import CheckpointError, Fault
 
 

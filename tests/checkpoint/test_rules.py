@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lightning_init.checkpoint.rules import KeyRules
+from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.errors import InitConfigError
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from lightning_init.checkpoint.base import Reading
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from tests.checkpoint.files import Save, save_legacy, save_zip
 from tests.checkpoint.pickled import Attack, Foreign, Opened, legacy, refusal, tensor, write_zip
 

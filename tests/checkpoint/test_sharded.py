@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from lightning_init.checkpoint.base import Checkpoint, Entry, Reading
-from lightning_init.checkpoint.formats import open_checkpoint
-from lightning_init.checkpoint.safetensors_files import SafetensorsCheckpoint
-from lightning_init.checkpoint.sharded import ShardedCheckpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
+from lightning_init.checkpoint.formats.safetensors_files import SafetensorsCheckpoint
+from lightning_init.checkpoint.formats.sharded import ShardedCheckpoint
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import Save, bits, save_legacy, save_safetensors, save_zip, tensors
 from tests.distributed.harness import run_script
@@ -352,7 +352,7 @@ def test_json_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 MEASURE = """
 import re, sys
 from pathlib import Path
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lightning_init.checkpoint.locate import locate
-from lightning_init.checkpoint.sources import SOURCES, register_source
+from lightning_init.checkpoint.sources.locate import locate
+from lightning_init.checkpoint.sources.registry import SOURCES, register_source
 from lightning_init.errors import CheckpointError
 
 SHA = sha256_of(b"x").hexdigest()

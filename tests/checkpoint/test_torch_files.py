@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lightning_init.checkpoint.base import Reading
-from lightning_init.checkpoint.formats import open_checkpoint
-from lightning_init.checkpoint.torch_files import TorchCheckpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
+from lightning_init.checkpoint.formats.torch_files import TorchCheckpoint
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import Save, bits, save_legacy, save_zip
 from tests.checkpoint.pickled import Foreign, legacy, refusal, tensor, write_zip
@@ -336,7 +336,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from lightning_init.checkpoint.stand_ins import Inert, Stored
-from lightning_init.checkpoint.unpickling import Unpickled, unpickle
+from lightning_init.checkpoint.formats.stand_ins import Inert, Stored
+from lightning_init.checkpoint.formats.unpickling import Unpickled, unpickle
 from tests.checkpoint.pickled import Foreign, tensor
 
 EVERY_PROTOCOL = pytest.mark.parametrize("protocol", range(6))
@@ -258,6 +258,6 @@ def test_damage_is_one_kind_of_error() -> None:
 def test_every_operation_of_python_is_known() -> None:
     import pickletools  # noqa: PLC0415 - for this list alone
 
-    from lightning_init.checkpoint.unpickling import _OPERATIONS  # noqa: PLC0415 - the promise shows only from inside
+    from lightning_init.checkpoint.formats.unpickling import _OPERATIONS  # noqa: PLC0415 - the promise shows only from inside
 
     assert {operation.name for operation in pickletools.opcodes} == {*_OPERATIONS, "STOP"}

@@ -1,6 +1,0 @@
-"""Values whose shape does not fit, made to fit: by name, each told."""
-
-from lightning_init.checkpoint.adapters.base import Adaptation, Adapter, Adapters, Misfit
-from lightning_init.checkpoint.adapters.registry import ADAPTERS, check_adapters, register_adapter
-
-__all__ = ["ADAPTERS", "Adaptation", "Adapter", "Adapters", "Misfit", "check_adapters", "register_adapter"]

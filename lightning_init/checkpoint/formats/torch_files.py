@@ -1,0 +1,194 @@
+"""Files that ``torch.save`` wrote."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from lightning_init.checkpoint.base import Checkpoint, Entry, Reading
+from lightning_init.checkpoint.formats import pickles
+from lightning_init.checkpoint.formats.containers import find
+from lightning_init.checkpoint.formats.layouts import Layout, Record, read_legacy, read_zip
+from lightning_init.checkpoint.formats.stand_ins import Stored, Unusual
+from lightning_init.errors import CheckpointError, Fault
+from lightning_init.text import some
+
+__all__ = ["LoadedCheckpoint", "TorchCheckpoint", "open_torch_file"]
+
+
+def open_torch_file(path: Path, reading: Reading, *, zipped: bool) -> Checkpoint:
+    """Opens a file of ``torch.save``.
+
+    Args:
+        path: The file.
+        reading: What of it is wanted. Without ``safe_globals``, other classes in it are left unread.
+        zipped: It is a zip archive, and no legacy file.
+
+    Raises:
+        CheckpointError: It is damaged, something else wrote it, or there are no tensors where they are wanted.
+    """
+    try:
+        layout = read_zip(path) if zipped else read_legacy(path)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise pickles.damaged(path, error) from error
+    if not reading.safe_globals and not layout.swapped:
+        found, notes = find(layout.content, reading, os.fspath(path), _is_described)
+        plain = {key: tensor for key, tensor in found.items() if isinstance(tensor, Stored)}
+        if len(plain) == len(found):
+            return TorchCheckpoint(path, plain, layout.records, (*notes, *_unread(layout)))
+    content = pickles.load(path, reading.safe_globals, layout.names, mapped=zipped)
+    loaded, notes = find(content, reading, os.fspath(path), _is_dense)
+    return LoadedCheckpoint(path, loaded, notes)
+
+
+def _is_described(value: object) -> TypeGuard[Stored | Unusual]:
+    return isinstance(value, Stored | Unusual)
+
+
+def _is_dense(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and not is_lazy(value) and not value.is_nested
+
+
+def _unread(layout: Layout) -> tuple[str, ...]:
+    foreign = layout.foreign
+    if not foreign:
+        return ()
+    return (f"other things than tensors were left unread: {some(foreign, 8)}{pickles.caution(foreign)}",)
+
+
+class TorchCheckpoint(Checkpoint):
+    """A file of ``torch.save``, memory-mapped.
+
+    Args:
+        path: The file.
+        tensors: Where its tensors lie in their storages.
+        records: Where the storages lie in the file.
+        notes: What the user may want to know.
+    """
+
+    def __init__(
+        self, path: Path, tensors: Mapping[str, Stored], records: Mapping[str, Record], notes: tuple[str, ...]
+    ) -> None:
+        self.source = os.fspath(path)
+        self.notes = notes
+        self.entries = {key: Entry(tensor.shape, tensor.dtype) for key, tensor in tensors.items()}
+        self._tensors = dict(tensors)
+        self._records = records
+        for key, tensor in tensors.items():
+            self._check(key, tensor)
+        try:
+            # Pages that are not written to stay those of the file.
+            mapped: Any = torch.UntypedStorage.from_file(self.source, shared=False, nbytes=path.stat().st_size)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise pickles.damaged(path, error) from error
+        self._file: torch.UntypedStorage = mapped
+
+    def _check(self, key: str, tensor: Stored) -> None:
+        record = self._records.get(tensor.storage.key)
+        if tensor.span and record is None:
+            raise _error(f"{self.source!r} is cut off or damaged: the values of {key!r} are not in it")
+        room = tensor.storage.end
+        if record is not None and room > record.nbytes:
+            raise _error(
+                f"{self.source!r} is cut off or damaged: the storage of {key!r} should have {room} bytes, and has "
+                f"{record.nbytes}"
+            )
+        if tensor.span and tensor.end > room:
+            raise _error(
+                f"{self.source!r} is damaged: {key!r} of shape {tensor.shape} and {tensor.dtype} ends at byte "
+                f"{tensor.end} of a storage of {room}"
+            )
+
+    def read(self, key: str) -> Tensor:
+        """The values under one of the entries; see `Checkpoint.read`."""
+        tensor = self._tensors[key]
+        if not tensor.span:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+        record = self._records[tensor.storage.key]
+        if record.packed is not None:
+            return self._unpacked(key, tensor, record.packed)
+        try:
+            return self._seen(tensor, record.start + tensor.start)
+        except RuntimeError as error:
+            # The file is no more what it was, or torch has no tensors of this type.
+            raise pickles.damaged(Path(self.source), error) from error
+
+    def _seen(self, tensor: Stored, start: int) -> Tensor:
+        size = tensor.dtype.itemsize
+        whole = torch.empty(0, dtype=tensor.dtype, device="cpu")
+        if start % size == 0:
+            return whole.set_(self._file, start // size, tensor.shape, tensor.stride)
+        # Values that do not lie at a multiple of their size cannot be seen in place. Memory of the system goes back to
+        # it at once; large tensors of malloc, one after the other, break its heap into pieces.
+        memory = mmap.mmap(-1, tensor.span, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        raw = torch.frombuffer(memory, dtype=torch.uint8)
+        raw.copy_(torch.empty(0, dtype=torch.uint8, device="cpu").set_(self._file, start, (tensor.span,), (1,)))
+        return whole.set_(raw.untyped_storage(), 0, tensor.shape, tensor.stride)
+
+    def _unpacked(self, key: str, tensor: Stored, record: str) -> Tensor:
+        try:
+            with zipfile.ZipFile(self.source) as archive, archive.open(record) as file:
+                file.seek(tensor.start)
+                raw = bytearray(file.read(tensor.span))
+        except Exception as error:
+            raise pickles.damaged(Path(self.source), error) from error
+        if len(raw) < tensor.span:
+            raise _error(f"{self.source!r} is cut off or damaged: {key!r} ends after {len(raw)} bytes")
+        return torch.frombuffer(raw, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride)
+
+    def close(self) -> None:
+        """Lets the file go, once no tensor is a view of it."""
+        self._tensors = {}
+        del self._file
+
+
+class LoadedCheckpoint(Checkpoint):
+    """A file of ``torch.save`` that torch has loaded.
+
+    Args:
+        path: The file.
+        tensors: What is in it.
+        notes: What the user may want to know.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], notes: tuple[str, ...]) -> None:
+        self.source = os.fspath(path)
+        self.notes = notes
+        self._tensors = dict(tensors)
+        hollow = [key for key, tensor in tensors.items() if tensor.is_meta or hasattr(tensor, "__tensor_flatten__")]
+        if hollow:
+            first = tensors[hollow[0]]
+            raise _error(
+                f"{self.source!r} has tensors without values of their own, such as {hollow[0]!r} "
+                f"({type(first).__name__} on {first.device}), {len(hollow)} in all; save the full tensors"
+            )
+        self.entries = {
+            # A quantized tensor is read as the numbers that it stands for.
+            key: Entry(tuple(tensor.shape), torch.float32 if tensor.is_quantized else tensor.dtype)
+            for key, tensor in tensors.items()
+        }
+
+    def read(self, key: str) -> Tensor:
+        """The values under one of the entries; see `Checkpoint.read`."""
+        tensor = self._tensors[key].detach()
+        if tensor.is_quantized:
+            return tensor.dequantize()
+        return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+    def close(self) -> None:
+        """Lets the file go."""
+        self._tensors = {}
+
+
+def _error(what: str) -> CheckpointError:
+    return CheckpointError([Fault("checkpoint", what)])

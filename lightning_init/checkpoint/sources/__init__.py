@@ -1,0 +1,1 @@
+"""Where bytes come from: from what a user wrote to a file or folder on this machine."""
