@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import aiohttp
 import lightning.pytorch as pl
@@ -17,8 +19,9 @@ from fsspec.config import conf
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from lightning_init import InitWeightsCallback, init_weights
-from lightning_init.checkpoint import download
+from lightning_init import InitWeightsCallback, PretrainedInit, init_weights
+from lightning_init.checkpoint.base import Checkpoint
+from lightning_init.checkpoint.sources import download
 from lightning_init.distributed import rank
 from tests.checkpoint.files import bits
 from tests.checkpoint.servers import Web
@@ -27,6 +30,7 @@ from tests.distributed.models import fit
 __all__ = [
     "FITTING",
     "Picture",
+    "SlowInit",
     "StateDDP",
     "Way",
     "asking",
@@ -117,6 +121,17 @@ def shards() -> dict[str, bytes]:
 def state(module: nn.Module) -> dict[str, bytes]:
     """The bits of every parameter and buffer."""
     return {name: bits(tensor) for name, tensor in module.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class SlowInit(PretrainedInit):
+    """``Pretrained`` that takes its time before it looks for the checkpoint."""
+
+    delay: ClassVar[float] = 0.0
+
+    def open(self) -> Checkpoint:
+        time.sleep(self.delay)
+        return super().open()
 
 
 class StateDDP(DDPStrategy):

@@ -21,10 +21,11 @@ from tests.checkpoint.files import bits
 from tests.checkpoint.folders_of_torch import save
 from tests.checkpoint.servers import Answer, Web, web_server
 from tests.distributed.harness import run_ranks
-from tests.distributed.models import TimedInit, Told, digests, loader, told, trainer
+from tests.distributed.models import Told, digests, loader, told, trainer
 from tests.distributed.pictures import (
     FITTING,
     Picture,
+    SlowInit,
     StateDDP,
     Way,
     asking,
@@ -75,11 +76,11 @@ def names_below(folder: Path) -> list[str]:
 
 def fetch_once(url: str, folder: Path) -> dict[Way, State]:
     """With one cache for both. Rank zero is the slow one, so that it is first only if rank one waits for it."""
-    TimedInit.delay = 0.3 if rank() == 0 else 0.0
+    SlowInit.delay = 0.3 if rank() == 0 else 0.0
     found: dict[Way, State] = {}
     for way, (path, arguments) in ONCE.items():
         with at_home(folder / way):
-            rule = {**pretrained(f"{url}{path}", **arguments), "type": TimedInit}
+            rule = {**pretrained(f"{url}{path}", **arguments), "type": SlowInit}
             found[way] = initialise(Picture(rule), way)
     return found
 
