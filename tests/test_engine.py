@@ -22,6 +22,7 @@ from lightning_init import (
     initialize,
 )
 from lightning_init.checkpoint.base import Checkpoint
+from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.engine import _log
 from tests.models import CountingInit, Holder, as_before, constant, digests, linear, pretrained, value, values
@@ -417,9 +418,9 @@ class TestOnlyWinnersAreExecuted:
         net = Holder(rule, x=linear())
         read = []
 
-        def count(initializer: PretrainedInit, checkpoint: Checkpoint, key: str) -> torch.Tensor:
-            read.append(key)
-            return checkpoint.read(key)
+        def count(initializer: PretrainedInit, checkpoint: Checkpoint, found: Match, name: str) -> torch.Tensor:
+            read.append(name)
+            return checkpoint.read(found.loaded[name])
 
         monkeypatch.setattr(PretrainedInit, "read", count)
         init_weights(net)
