@@ -82,8 +82,7 @@ class Ledger:
         for name, what in names:
             self.written[name] = Written(step.source, what)
             self.loaded[name] = step.source
-        match = step.match
-        told = [*step.checkpoint.notes, match.summary() if match.complete else match.table()]
+        told = [*step.checkpoint.notes, step.match.told()]
         self.notes += [f"{step.source}: {line}" for line in told]
 
     def written_by_method(self, source: str, names: Iterable[str]) -> None:

@@ -22,9 +22,16 @@ from lightning_init import (
     build_plan,
     init_weights,
 )
+from lightning_init.checkpoint.formats.containers import CONTAINERS
+from lightning_init.checkpoint.matching.adapters import ADAPTERS
+from lightning_init.checkpoint.matching.naming import WRAPPER_PARTS
+from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.checkpoint.sources.registry import SOURCES
+from lightning_init.config import read
 from lightning_init.rng import BLOCK
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
@@ -123,6 +130,67 @@ def test_the_table_of_initializers_names_those_that_exist() -> None:
     section = README.partition("### Initializers")[2].partition("```")[0]
     named = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     assert named == {name for name, cls in INITIALIZERS.items() if cls.__module__.startswith("lightning_init.")}
+
+
+def test_the_arguments_of_pretrained_are_those_of_the_readme() -> None:
+    told = re.search(r"^\| `Pretrained` \| `(.*?)` \|", README, re.MULTILINE)
+    assert told is not None
+    shown = []
+    for name, parameter in inspect.signature(PretrainedInit).parameters.items():
+        given = {"()": "[]"}.get(repr(parameter.default), f"{parameter.default!r}".replace("'", '"'))
+        shown.append(name if parameter.default is parameter.empty else f"{name}={given}")
+    assert told[1] == ", ".join(shown)
+
+
+def test_the_section_on_checkpoints_names_what_there_is() -> None:
+    section = README.partition("## Checkpoints")[2].partition("\n## ")[0]
+    adapters = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert sorted(adapters) == sorted(
+        name for name, adapter in ADAPTERS.items() if adapter.__module__.startswith("lightning_init.")
+    )
+    (containers,) = re.findall(r"^1\. The container: (.*?), or the one", section, re.MULTILINE)
+    assert tuple(re.findall(r"`(\w+)`", containers)) == CONTAINERS
+    (wrappers,) = re.findall(r"^2\. The key as it is(.*?), wherever", section, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`(\w+)\.`", wrappers)) == WRAPPER_PARTS
+    schemes = set(re.findall(r"`(\w+)://", section))
+    assert set(SOURCES) - {"http"} <= schemes
+    scope: dict[str, Any] = {}
+    exec(block_with("hf://org/name"), scope)  # noqa: S102 - our own page
+    (rule,), faults = read(scope["init_cfg"], "init_cfg")
+    assert not faults
+    assert isinstance(rule.initializer, PretrainedInit)
+
+
+def test_the_extras_of_the_readme_exist() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.findall(r"^(\w+) = \[", project.partition("[project.optional-dependencies]")[2], re.MULTILINE)
+    named = {
+        name
+        for group in re.findall(r"(?:lightning-init|pip install \"\.)\[([\w,]+)\]", README)
+        for name in group.split(",")
+    }
+    assert {"hub", "s3", "tensorboard"} <= named <= set(extras)
+
+
+def test_the_dry_run_of_the_readme_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(block_with("import inspect"), {})  # noqa: S102 - our own page
+    assert f"```\n{capsys.readouterr().out}```" in README
+
+
+def test_the_adapter_of_the_readme_grows_a_vocabulary(tmp_path: Path) -> None:
+    try:
+        exec(block_with("register_adapter"), {})  # noqa: S102 - our own page
+        torch.save({"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}, tmp_path / "w.pth")
+        net = nn.Embedding(3, 2)
+        rule = {"type": "Pretrained", "checkpoint": tmp_path / "w.pth", "on_mismatch": "adapt"}
+        report = init_weights(net, {**rule, "adapters": ["vocabulary"]})
+        assert net.weight.tolist() == [[1, 2], [3, 4], [2, 3]]
+        assert any("2 rows kept, 1 new ones start from their mean" in note for note in report.notes)
+    finally:
+        ADAPTERS._users.pop("vocabulary", None)
 
 
 def test_the_arguments_of_the_callback_are_those_of_the_readme() -> None:

@@ -217,7 +217,7 @@ class PretrainedInit(Initializer):
                     if name in found.loaded:
                         copy_(slot, name, self.read(checkpoint, found, name))
             told = [*checkpoint.notes, *map(str, found.warnings)]
-        told.append(found.summary() if found.complete else found.table())
+        told.append(found.told())
         _log.log(logging.INFO if found.complete else logging.WARNING, "\n".join(told))
 
 

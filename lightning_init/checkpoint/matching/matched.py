@@ -141,6 +141,10 @@ class Match:
         ]
         return f"{self.source}{below}{into}: {', '.join(counts)}"
 
+    def told(self) -> str:
+        """The summary; with the table where something did not fit, or was made to fit."""
+        return self.summary() if self.complete and not self.adapted else self.table()
+
     def table(self, limit: int = 20) -> str:
         """What did not fit, and what was loaded from a key of another name, in aligned plain text under the summary.
 
