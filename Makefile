@@ -2,7 +2,7 @@
 #
 #   PYTHON    the interpreter that .venv is made from
 #   PIP_ARGS  more arguments for pip, such as --index-url
-#   ARGS      arguments for the example or for pytest, such as ARGS="-n 0 -k plan"
+#   ARGS      arguments for the example, for pytest or the benchmark, such as ARGS="-n 0 -k plan"
 
 SHELL := /bin/sh
 PYTHON ?= python3
@@ -15,12 +15,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SOURCES := $(wildcard lightning_init tests examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test bench lint types format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make test    run the tests and doctests"
+	@echo "make bench   time and memory of loading a 1 GiB checkpoint, against the usual ways"
 	@echo "make lint    ruff, its formatter's check and mypy"
 	@echo "make types   mypy alone"
 	@echo "make format  let ruff fix and format the sources"
@@ -31,6 +32,9 @@ demo: $(VENV)/.installed-examples
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m tests.benchmarks.pretrained $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
