@@ -162,10 +162,10 @@ def initialise(module: Picture, way: Way, *, nodes: int = 1, strategy: StateDDP 
 
 
 def set_up(*, patience: float = 60.0) -> None:
-    """Lets this rank say its number with every request, wait so many seconds for an answer, and ask once."""
+    """Lets this rank say its number with every request, wait so many seconds for an answer, and ask again once."""
     limit = aiohttp.ClientTimeout(sock_read=patience)
     conf["http"] = {"client_kwargs": {"headers": {"X-Rank": str(rank())}, "timeout": limit}}
-    download.PAUSES = ()  # type: ignore[assignment]  # as many as one likes
+    download.PAUSES = (0.01,)  # type: ignore[assignment]  # as many as one likes
 
 
 def asking(web: Web, path: str) -> list[int]:
