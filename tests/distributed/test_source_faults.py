@@ -38,7 +38,7 @@ from tests.distributed.pictures import (
 PROMPTLY = 10.0
 """Seconds in which every rank has to end; one that waits would do so for half an hour."""
 
-PATIENCE = 0.3
+PATIENCE = 0.6
 """Seconds for which the ranks wait for the server that stalls."""
 
 WAYS: tuple[Way, ...] = get_args(Way)
