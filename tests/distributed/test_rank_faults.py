@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from lightning_init import BaseModule, InitWarning, InitWeightsCallback, init_weights
-from lightning_init.checkpoint.sources import SOURCES, register_source
+from lightning_init.checkpoint.sources.registry import SOURCES, register_source
 from lightning_init.distributed import rank
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import LitNet, RecordingDDP, Told, digests, fit, told

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType, fully_shard
 
 from lightning_init.checkpoint.base import Entry, Reading
-from lightning_init.checkpoint.formats import open_checkpoint
+from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from tests.checkpoint.files import bits
 from tests.distributed.models import loader, trainer
 
