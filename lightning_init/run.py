@@ -106,12 +106,15 @@ class Run:
 
     def open_checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
         """Opens a checkpoint: rank zero finds and checks it before the others touch it."""
+
+        def keep(checkpoint: Checkpoint) -> Checkpoint:
+            # At once: it has to be closed even if another rank cannot open it.
+            self._checkpoints.append(checkpoint)
+            return checkpoint
+
         if distributed.world_size() > 1 and self.settings.sync == "broadcast":
-            checkpoint: Checkpoint = BroadcastCheckpoint(initializer.open)
-        else:
-            checkpoint = distributed.one_first(f"opening {initializer.address}", initializer.open)
-        self._checkpoints.append(checkpoint)
-        return checkpoint
+            return keep(BroadcastCheckpoint(initializer.open))
+        return distributed.one_first(f"opening {initializer.address}", lambda: keep(initializer.open()))
 
     def admit(self, plan: InitPlan, *, is_part: bool = False) -> list[str]:
         """Takes a plan, or refuses what cannot or must not be executed.

@@ -154,7 +154,13 @@ class PretrainedInit(Initializer):
             if not self._is_fetched:
                 raise
             raise CheckpointError(
-                [Fault(fault.where, f"{fault.what} [fetched from {self.address!r}]") for fault in error.faults]
+                [
+                    Fault(
+                        fault.where,
+                        f"{fault.what} [fetched from {self.address!r}; remove the file to fetch it anew]",
+                    )
+                    for fault in error.faults
+                ]
             ) from error
         if self._is_fetched:
             checkpoint.source = self.address
@@ -162,7 +168,7 @@ class PretrainedInit(Initializer):
 
     @property
     def _is_fetched(self) -> bool:
-        return "://" in os.fspath(self.checkpoint)
+        return "://" in os.fspath(self.checkpoint) and not os.fspath(self.checkpoint).lower().startswith("file://")
 
     def check_device(self) -> None:
         """Looks for the device that values go over; a checkpoint that is open already says nothing about it.

@@ -125,7 +125,10 @@ def cases(never: threading.Event | None = None) -> dict[str, Case]:
         ),
         "leading-out": Case(("{url}model.safetensors.index.json", "'../model-2.safetensors'"), INDEX, out),
         "lying-of-a-shape": Case(
-            ("is a safetensors file that is cut off or damaged", "[fetched from '{url}w.safetensors']"),
+            (
+                "is a safetensors file that is cut off or damaged",
+                "[fetched from '{url}w.safetensors'; remove the file to fetch it anew]",
+            ),
             files={NAME: Answer(OTHER_SHAPE)},
             kept=OTHER_SHAPE,
         ),
