@@ -143,7 +143,8 @@ class Match:
 
     def told(self) -> str:
         """The summary; with the table where something did not fit, or was made to fit."""
-        return self.summary() if self.complete and not self.adapted else self.table()
+        has_more = self.missing or self.unexpected or self.mismatched or self.dropped or self.adapted
+        return self.table() if has_more else self.summary()
 
     def table(self, limit: int = 20) -> str:
         """What did not fit, and what was loaded from a key of another name, in aligned plain text under the summary.
@@ -169,8 +170,7 @@ class Match:
             rows += [(kind, name or "-", key or "-") for name, key in pairs[:limit]]
             if len(pairs) > limit:
                 rows.append((kind, f"... and {len(pairs) - limit} more", ""))
-        warnings = [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join([self.summary(), *warnings, columns(rows)])
+        return f"{self.summary()}\n{columns(rows)}"
 
     def _told(self, name: str, key: str) -> str:
         if name not in self.converted:
