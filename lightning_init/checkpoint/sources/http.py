@@ -73,7 +73,8 @@ class _Url:
         same = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, ""))
         key = hashlib.sha256(same.encode()).hexdigest()[:32]
         self.folder = self.checkpoints / ".lightning_init" / key
-        self.own = self.folder / self.name
+        # Below, where no name that a URL may end with is that of a file of ours.
+        self.own = self.folder / "whole" / self.name
         self.origin = self.folder / "origin.json"
 
     def fetch(self) -> Path:
@@ -122,6 +123,7 @@ class _Url:
             str(self.own),
             str(self.shared),
         )
+        self.own.parent.mkdir(exist_ok=True)
         partial.replace(self.own)
         return self.own
 
