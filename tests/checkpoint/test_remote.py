@@ -210,6 +210,12 @@ class TestOtherFileSystems:
         assert "'../../../w.pth' in it, which leaves the folder by '..'; nothing was copied" in told
         assert files(tmp_path) == ["all.zip"]
 
+    def test_a_name_that_leads_out(self, memory: Any, home: Path) -> None:
+        memory.store["/lab/.."] = fsspec.implementations.memory.MemoryFile(memory, "/lab/..", BODY)
+        found = locate("memory://lab/..")
+        assert (found.name, found.read_bytes()) == ("checkpoint", BODY)
+        assert len(found.relative_to(home).parts) == 3
+
     def test_an_empty_folder(self, memory: Any, home: Path) -> None:
         memory.makedirs("/empty")
         assert message("memory://empty") == "checkpoint: 'memory://empty' is a folder without a file in it"

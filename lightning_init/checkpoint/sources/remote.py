@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import fsspec
 import torch
 
+from lightning_init.checkpoint.confined import unsafe
 from lightning_init.checkpoint.sources.addresses import redacted, scheme_of, scrub
 from lightning_init.checkpoint.sources.cache import (
     digest,
@@ -105,7 +106,8 @@ class _Remote:
         self.folder = self.home / f"{scheme}-{hashlib.sha256(address.encode()).hexdigest()[:32]}"
         # Known from the address alone, since the remote may be out of reach.
         outer = next((part for part in address.split("::") if "://" in part), "")
-        self.name = PurePosixPath(outer.partition("://")[2].partition("?")[0]).name or "checkpoint"
+        name = PurePosixPath(outer.partition("://")[2].partition("?")[0]).name
+        self.name = "checkpoint" if unsafe(name) else name
 
     def fetch(self) -> Path:
         with telling(self.folder, self.shown):
