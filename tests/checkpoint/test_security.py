@@ -274,6 +274,14 @@ def test_names_that_would_break_a_message_do_not(tmp_path: Path) -> None:
     assert len(refusal(tmp_path / "w.pth")) < 1000
 
 
+@pytest.mark.parametrize("arguments", [{}, {"container": "model"}])
+def test_numbers_that_would_break_a_message_do_not(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    content = {10**5000: 1, "net": {10**5000: {"w": 1}, 7: 1}}
+    write_zip(tmp_path / "w.pth", pickle.dumps(content, protocol=2))
+    told = refusal(tmp_path / "w.pth", where="container" if arguments else "checkpoint", **arguments)
+    assert "there are none" in told if arguments else "it holds int, 'net'; save" in told
+
+
 def test_a_pickle_with_an_archive_behind_it(tmp_path: Path, proof: Path) -> None:
     with (tmp_path / "w.pth").open("wb") as file:
         pickle.dump(Attack(proof), file, protocol=2)

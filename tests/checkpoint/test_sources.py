@@ -71,6 +71,14 @@ def test_a_file_address_of_another_machine() -> None:
     assert "file:///" in told
 
 
+def test_addresses_that_no_library_takes_apart() -> None:
+    assert "names the host '[x'" in message("file://[x/weights.pth")
+
+
+def test_the_home_folder_of_nobody() -> None:
+    assert "nobody on this machine" in message("~no-such-user/weights.pth")
+
+
 def test_an_unknown_scheme_names_the_known_ones() -> None:
     assert message("zenodo://123/weights.pth?key=secret") == (
         "checkpoint: no way to fetch 'zenodo://123/weights.pth?key=***': 'zenodo' is no known scheme; there are plain "

@@ -9,6 +9,8 @@ import torch
 
 __all__ = ["Inert", "Storage", "Stored", "Unusual", "as_key", "kind"]
 
+_MOST_BITS = 128
+
 
 class Inert(Mapping[object, object]):
     """Stands for anything that a pickle names and that is not data: it has a name, and does nothing.
@@ -118,7 +120,13 @@ class Unusual:
 
 
 def as_key(key: object) -> object:
-    """A key that is safe to put into a dictionary: hashing nested tuples takes what time and stack a file wants."""
+    """A key that is safe to put into a dictionary and to show.
+
+    Hashing nested tuples takes what time and stack a file wants, and Python does not write down numbers of thousands of
+    digits.
+    """
+    if isinstance(key, int) and key.bit_length() > _MOST_BITS:
+        return Inert("int")
     return key if isinstance(key, str | bytes | int | float | torch.dtype | Inert | None) else Inert(kind(key))
 
 

@@ -40,7 +40,7 @@ def locate(source: str | os.PathLike[str], *, sha256: str | None = None) -> Path
     text = os.fspath(source)
     expected = _hash(sha256)
     scheme = scheme_of(text)
-    path = Path(text).expanduser() if scheme is None else _function(scheme, text)(text, expected)
+    path = _expanded(text) if scheme is None else _function(scheme, text)(text, expected)
     shown = redacted(text)
     _check(path, shown)
     if expected is not None:
@@ -55,6 +55,13 @@ def _hash(sha256: str | None) -> str | None:
         what = f"must be 64 hexadecimal digits, or at least the first 8 of them, got {sha256!r}"
         raise CheckpointError([Fault("sha256", what)])
     return sha256.lower()
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise error(f"no such file: {text!r}; nobody on this machine has that home folder") from None
 
 
 def _function(scheme: str, text: str) -> Source:

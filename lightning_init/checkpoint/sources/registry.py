@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from lightning_init.checkpoint.sources.addresses import redacted
 from lightning_init.errors import CheckpointError, Fault
@@ -56,7 +56,7 @@ def register_source(scheme: str) -> Callable[[Source], Source]:
 
 @register_source("file")
 def _file(address: str, _: str | None) -> Path:
-    host = urlsplit(address).netloc
+    host = address[len("file://") :].partition("/")[0]
     if host not in ("", "localhost"):
         raise CheckpointError(
             [
@@ -67,5 +67,5 @@ def _file(address: str, _: str | None) -> Path:
                 )
             ]
         )
-    # Not the path that urlsplit gives: in the name of a file, "?" and "#" are letters like others.
+    # Unlike urlsplit: in the name of a file, "?" and "#" are letters like others.
     return Path(unquote(address[len("file://") + len(host) :]))
