@@ -114,6 +114,15 @@ class TestTheCache:
         assert [request.path for request in web.requests] == ["/a/w.pth", "/b/w.pth"]
         assert files(cache) == ["w.pth", "w.pth"]
 
+    @pytest.mark.parametrize("name", [".lock", "origin.json", "partial", "partial.json", ".lightning_init"])
+    def test_names_that_the_cache_uses_itself(self, web: Web, cache: Path, name: str) -> None:
+        half = Answer(BODY, cut=HALF, etag='"1"', ranges=True)
+        url = web.serve(f"/{name}", half, *[Answer(status=404)] * 2, Answer(BODY, etag='"1"', ranges=True))
+        assert "answers 404" in message(url)
+        assert "answers 404" in message(url)
+        assert [locate(url).read_bytes(), locate(url).read_bytes()] == [BODY, BODY]
+        assert len(web.requests) == 4
+
     def test_queries_name_different_files(self, web: Web, cache: Path) -> None:
         one, two = web.serve("/w?id=1", Answer(BODY)), web.serve("/w?id=2", Answer(OTHER))
         assert (locate(one).read_bytes(), locate(two).read_bytes()) == (BODY, OTHER)
@@ -265,6 +274,11 @@ class TestServersThatFail:
         assert files(cache) == []
         assert locate(web.serve("/w.pth", Answer(body))).read_bytes() == body
 
+    def test_a_header_of_safetensors_that_is_nested_too_deep(self, web: Web, cache: Path) -> None:
+        header = b'{"a":' + b"[" * 200_000
+        url = web.serve("/w.safetensors", Answer(len(header).to_bytes(8, "little") + header))
+        assert locate(url) == cache / "w.safetensors"
+
     def test_no_length(self, web: Web, cache: Path) -> None:
         url = web.serve("/w.pth", Answer(BODY, length=-1))
         assert message(url) == (
@@ -345,6 +359,8 @@ class TestResuming:
             {"etag": '"1"', "headers": {"Content-Range": f"bytes {HALF}-{len(BODY)}/{len(BODY) + 1}"}},
             {"etag": '"1"', "headers": {"Content-Range": f"bytes {HALF - 1}-{len(BODY) - 1}/{len(BODY)}"}},
             {"etag": '"1"', "headers": {"Content-Range": "all"}},
+            {"etag": '"1"', "headers": {"Content-Range": f"bytes {'9' * 5000}-1/{len(BODY)}"}},
+            {"etag": '"1"', "headers": {"Content-Range": f"bytes {HALF}-{len(BODY) - 1}/{'9' * 5000}"}},
             {"etag": "", "headers": {"ETag": '"2"'}},
         ],
     )
@@ -390,6 +406,9 @@ class TestRedirects:
         told = message(url)
         shown = target.replace("secret", "***")
         assert f"the server redirects from https to {shown!r}, which is not encrypted" in told
+        assert web.requests == []
+        server.serve("/u.pth", Answer(status=302, headers={"URI": target}))
+        assert "redirects from https" in message(f"{server.url}/u.pth")
         assert web.requests == []
         server.serve("/v.pth", Answer(BODY))
         assert locate(f"{server.url}/v.pth").read_bytes() == BODY
@@ -476,7 +495,9 @@ class TestUrls:
 
     @pytest.mark.parametrize("url", ["http:///w.pth", "http://host:99999/w.pth", "http://a b:c@/w.pth"])
     def test_that_are_none(self, cache: Path, url: str) -> None:
-        assert "is no URL" in message(url)
+        with pytest.raises(CheckpointError, match="is no URL") as caught:
+            locate(url)
+        assert (caught.value.__cause__, caught.value.__context__) == (None, None)
         assert files(cache) == []
 
     def test_a_name_in_other_letters(self, web: Web, cache: Path) -> None:

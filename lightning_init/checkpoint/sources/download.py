@@ -61,12 +61,13 @@ def download(url: str, partial: Path, *, hashed: bool) -> bool:
     try:
         task = _Download(url, partial, hashed=hashed)
     except ValueError as failure:
-        raise error(f"{redacted(url)!r} is no URL: {scrub(str(failure), url)}") from None
-    reason = task.run()
-    if reason is not None:
-        # Not in an except clause: the errors of libraries hold the URL, and would be shown as its context.
-        raise error(reason)
-    return task.pieced
+        reason = f"{redacted(url)!r} is no URL: {scrub(str(failure), url)}"
+    else:
+        reason = task.run()
+        if not reason:
+            return task.pieced
+    # Not in an except clause: the errors of libraries hold the URL, and would be its context.
+    raise error(reason)
 
 
 class _Download:
@@ -82,8 +83,8 @@ class _Download:
         if not self.target.host:
             raise ValueError("it names no host")
 
-    def run(self) -> str | None:
-        """Tries until it is here or cannot be had; gives the reason then."""
+    def run(self) -> str:
+        """Tries until it is here, or cannot be had: gives the reason then, and nothing otherwise."""
         tries = 0
         while True:
             before = self._kept()
@@ -107,7 +108,7 @@ class _Download:
                 raise
             else:
                 self.about.unlink(missing_ok=True)
-                return None
+                return ""
 
     def _wait(self, progress: Progress) -> None:
         """Runs one try on fsspec's thread, which works inside a running event loop (a notebook) as well."""

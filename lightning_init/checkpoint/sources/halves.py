@@ -8,6 +8,9 @@ from pathlib import Path
 
 __all__ = ["is_cut_off"]
 
+# What safetensors itself takes.
+_LONGEST_HEADER = 100_000_000
+
 
 def is_cut_off(path: Path) -> bool:
     """Whether a file is surely only the first part of one.
@@ -25,12 +28,14 @@ def is_cut_off(path: Path) -> bool:
         size = path.stat().st_size
         if 8 + length > size:
             return True
+        if length > _LONGEST_HEADER:
+            return False
         file.seek(8)
         try:
             ends = [
                 entry["data_offsets"][1] for name, entry in json.loads(file.read(length)).items() if name[:2] != "__"
             ]
             return 8 + length + max(ends, default=0) > size
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             # Wrong as it is, but not for being cut off.
             return False

@@ -15,6 +15,9 @@ from lightning_init.checkpoint.sources.addresses import redacted, scrub
 
 __all__ = ["FailedError", "Part", "begins", "described", "refused", "stay_encrypted", "told"]
 
+# More digits than any file needs are a burden to int.
+_COUNT = re.compile(r"[0-9]{1,18}")
+
 _HEADERS = '{"http": {"client_kwargs": {"headers": {"Authorization": "Bearer ..."}}}}'
 
 
@@ -53,7 +56,8 @@ class Part:
 
 async def stay_encrypted(_: aiohttp.ClientSession, __: object, step: aiohttp.TraceRequestRedirectParams) -> None:
     """Refuses a redirect from https to http: whoever is in between could send other weights."""
-    target = step.response.headers.get("Location", "").strip()
+    # aiohttp follows the second one too, which no standard knows.
+    target = (step.response.headers.get("Location") or step.response.headers.get("URI") or "").strip()
     if step.url.scheme == "https" and target.lower().startswith("http:"):
         raise FailedError(
             f"the server redirects from https to {redacted(target)!r}, which is not encrypted", again=False
@@ -64,16 +68,16 @@ def described(response: aiohttp.ClientResponse) -> Part | None:
     """The whole file that an answer, of all or a part of it, is about; nothing where it does not say how long it is."""
     if response.headers.get("Content-Encoding", "identity") != "identity":
         return None
-    size = str(response.content_length)
+    size = response.headers.get("Content-Length", "")
     if response.status == 206:
         size = response.headers.get("Content-Range", "").rpartition("/")[2]
     etag = response.headers.get("ETag", "")
-    return Part(int(size), "" if etag.startswith("W/") else etag) if size.isdigit() else None
+    return Part(int(size), "" if etag.startswith("W/") else etag) if _COUNT.fullmatch(size) else None
 
 
 def begins(response: aiohttp.ClientResponse) -> int:
     """At which byte of the file the answer begins that brings a part of it; -1 where it does not say."""
-    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    found = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
     return int(found[1]) if found else -1
 
 
