@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,8 +107,7 @@ def free_for(size: int, folder: Path, source: str) -> None:
     Raises:
         CheckpointError: They do not.
     """
-    stat = os.statvfs(folder)
-    free = stat.f_bavail * stat.f_frsize
+    free = shutil.disk_usage(folder).free
     if size > free:
         raise error(
             f"no space left in the cache {str(folder)!r} for {source!r}: it has {size} bytes, and {free} are "
@@ -119,7 +119,7 @@ def publish(temporary: Path, final: Path) -> bool:
     """Gives a finished file its name, unless there is one of that name.
 
     Args:
-        temporary: The file, on the same file system; it is gone afterwards, if the answer is yes.
+        temporary: The file, in a folder of its own on the same file system; gone afterwards, if the answer is yes.
         final: Its name.
 
     Returns:
@@ -132,10 +132,12 @@ def publish(temporary: Path, final: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:
-        # A file system without hard links; two processes that come here have the same lock.
-        if os.path.lexists(final):
-            return False
-        temporary.replace(final)
+        # A file system without hard links, on which looking and renaming are two steps. Files of several sources may
+        # want the same name.
+        with FileLock(temporary.parents[1] / ".lock"):
+            if os.path.lexists(final):
+                return False
+            temporary.replace(final)
         return True
     temporary.unlink()
     return True
