@@ -144,8 +144,10 @@ class Run:
         """Executes a plan.
 
         Raises:
+            CheckpointError: An adapter fails; nothing has been written then.
             InitConfigError: A method left memory unset that was on ``meta``.
         """
+        _try_adapters(plan)
         token = running.set(self)
         try:
             self._materialise()
@@ -222,6 +224,7 @@ class Run:
             so_far=SoFar(_by_slot(slots, self.ledger.kept), _by_slot(slots, self.ledger.loaded)),
         )
         warn(self.admit(plan, is_part=True))
+        _try_adapters(plan)
         return plan
 
     @contextmanager
@@ -309,6 +312,11 @@ class Run:
 
 running: ContextVar[Run | None] = ContextVar("lightning_init_running", default=None)
 """The initialisation that runs, as a module's own ``init_weights`` sees it."""
+
+
+def _try_adapters(plan: InitPlan) -> None:
+    for step in plan.load_steps:
+        step.try_adapters(plan.executed)
 
 
 def _is_known(tree: Tree, module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.errors import CheckpointError
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.initializers.fill import BlockGenerators, can_hold, fill_
 from lightning_init.initializers.laws import Law
@@ -110,6 +111,30 @@ class LoadStep:
     match: Match
     checkpoint: Checkpoint
     owner: Node | None = None
+
+    def read(self, claim: Load) -> Tensor:
+        """The values for a claim, made to fit; not to be written to.
+
+        Raises:
+            CheckpointError: They cannot be read or made to fit.
+        """
+        try:
+            return claim.initializer.read(self.checkpoint, self.match, claim.name)
+        except CheckpointError as error:
+            raise CheckpointError([fault.below(self.source) for fault in error.faults]) from error
+
+    def try_adapters(self, executed: Collection[Claim]) -> None:
+        """Adapts once what has to be adapted, since the shape that a user's adapter makes shows only then.
+
+        Args:
+            executed: The claims that are executed.
+
+        Raises:
+            CheckpointError: Values cannot be read or made to fit.
+        """
+        for claim in self.claims:
+            if claim in executed and claim.name in self.match.adapted:
+                self.read(claim)
 
 
 @dataclass(frozen=True, eq=False)

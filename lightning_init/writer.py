@@ -77,7 +77,7 @@ class Writer:
 
     def _read(self, step: LoadStep, claim: Load) -> None:
         # The values are let go at the end, before the next ones are read.
-        value = claim.initializer.read(step.checkpoint, step.match, claim.name)
+        value = step.read(claim)
         with self._right_inverse(claim.slot):
             copy_(claim.slot, claim.part or claim.slot.name, value)
 

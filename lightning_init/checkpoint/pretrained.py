@@ -218,6 +218,9 @@ class PretrainedInit(Initializer):
         with self.open() as checkpoint:
             found = self.match(checkpoint, targets(slots))
             _refuse((slot, _NO_INVERSE) for slot in slots if slot.name in found.loaded and not _is_invertible(slot))
+            for name in found.adapted:
+                # What an adapter makes shows only then; it may fail.
+                self.read(checkpoint, found, name)
             for slot in slots:
                 for name in (slot.name, *slot.parts):
                     if name in found.loaded:
