@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from lightning_init.checkpoint.sources.addresses import redacted, scheme_of, scrub
+from lightning_init.checkpoint.sources.locate import locate
+from lightning_init.errors import CheckpointError
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,13 @@ def test_what_libraries_say(text: str, scrubbed: str) -> None:
 
 def test_a_short_value_is_replaced_with_its_name_alone() -> None:
     assert scrub("error 1: v=1", "https://host/w?v=1") == "error 1: ***"
+
+
+def test_an_address_of_torchvision_is_told_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(CheckpointError) as caught:
+        locate("torchvision://me:secret@resnet50?token=secret")
+    assert str(caught.value) == (
+        "checkpoint: 'torchvision://***@resnet50?token=***' needs torchvision: "
+        'pip install "lightning-init[torchvision]"'
+    )

@@ -97,6 +97,8 @@ def test_addresses(address: str, expected: HubAddress) -> None:
         ("hf://org//w.bin", "is no address of the Hugging Face Hub"),
         ("hf://org/name@", "is no address of the Hugging Face Hub"),
         ("hf://org/name?x=1", "is no address of the Hugging Face Hub"),
+        ("hf://org/name@main?token=secret", "has a query, but the form is 'hf://org/name[@revision][/path/in/repo]'"),
+        ("hf://org/name/w.bin?token=secret", "'hf://org/name/w.bin?token=***' has a query"),
         ("hf://../name", "is no address of the Hugging Face Hub"),
         ("hf://org/..", "is no address of the Hugging Face Hub"),
         ("hf://datasets/org/name", "names one of the datasets, not a repository of a model"),
@@ -112,6 +114,7 @@ def test_addresses_that_are_none(address: str, reason: str) -> None:
     (fault,) = caught.value.faults
     assert fault.where == "checkpoint"
     assert reason in fault.what
+    assert "secret" not in fault.what
 
 
 def test_a_password_in_an_address_is_not_shown() -> None:

@@ -55,6 +55,9 @@ def parse(address: str) -> HubAddress:
     found = _ADDRESS.fullmatch(address)
     if found is None:
         raise _error(address, f"is no address of the Hugging Face Hub, which has the form {_FORM!r}")
+    if "?" in address:
+        # Nothing after it would be used, and messages must not show it.
+        raise _error(address, f"has a query, but the form is {_FORM!r}; a token goes into HF_TOKEN")
     kind, _, name = found["repo"].partition("/")
     if kind.lower() in _OTHER_KINDS:
         raise _error(address, f"names one of the {kind}, not a repository of a model ({_FORM!r})")

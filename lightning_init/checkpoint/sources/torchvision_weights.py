@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_init.checkpoint.sources import http
+from lightning_init.checkpoint.sources.addresses import redacted
 from lightning_init.checkpoint.sources.cache import error
 from lightning_init.checkpoint.sources.registry import register_source
 from lightning_init.errors import did_you_mean
@@ -27,7 +28,8 @@ def fetch(address: str, sha256: str | None) -> Path:
     Raises:
         CheckpointError: torchvision is missing or does not know the name, or the file cannot be downloaded.
     """  # noqa: D205 - two addresses do not fit into one line
-    return http.fetch(_url(address, address[len(_START) :]), sha256)
+    shown = redacted(address)
+    return http.fetch(_url(shown, shown[len(_START) :]), sha256)
 
 
 def _url(address: str, name: str) -> str:
