@@ -7,6 +7,7 @@ import importlib
 import operator
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import zipfile
@@ -272,6 +273,23 @@ def test_names_that_would_break_a_message_do_not(tmp_path: Path) -> None:
     assert "cut off, damaged" in refusal(tmp_path / "w.pth")
     (tmp_path / "w.pth").write_bytes(b"\x80\x02c" + b"x" * 100_000 + b"\ny\n.")
     assert len(refusal(tmp_path / "w.pth")) < 1000
+
+
+@pytest.mark.parametrize("twice", ["net/data.pkl", "net/data/0"])
+def test_a_record_that_is_there_twice(tmp_path: Path, twice: str) -> None:
+    torch.save({"w": torch.ones(4)}, tmp_path / "net.pth")
+    with zipfile.ZipFile(tmp_path / "net.pth", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(twice, archive.read(twice))
+    assert "two of its records have the same name" in refusal(tmp_path / "net.pth")
+
+
+def test_a_record_that_lies_where_another_one_is(tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(4)}, tmp_path / "net.pth")
+    content = bytearray((tmp_path / "net.pth").read_bytes())
+    # The last place with the name is in the table of contents, which says 4 bytes before it where the record begins.
+    struct.pack_into("<I", content, content.rindex(b"net/data/0") - 4, 0)
+    (tmp_path / "net.pth").write_bytes(content)
+    assert "there is no record 'net/data/0' at byte 0" in refusal(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize("arguments", [{}, {"container": "model"}])

@@ -28,6 +28,7 @@ _VERSION = 1001
 _MOST_UNPACKED = 2**28
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+_UTF8 = 0x800
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ def read_zip(path: Path) -> Layout:
 
 
 def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Layout:
+    # Of two records of one name, every reader takes the one that it likes.
+    if len(archive.NameToInfo) < len(archive.infolist()):
+        raise pickle.UnpicklingError("two of its records have the same name")
     names = {name.partition("/")[2]: name for name in reversed(archive.namelist())}
     if "constants.pkl" in names:
         raise _error(
@@ -117,8 +121,9 @@ def _small_record(archive: zipfile.ZipFile, name: str) -> bytes:
 def _record(file: IO[bytes], info: zipfile.ZipInfo) -> Record:
     file.seek(info.header_offset)
     mark, name, extra = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-    if mark != b"PK\3\4":
-        raise pickle.UnpicklingError(f"there is no record at byte {info.header_offset}")
+    expected = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
+    if mark != b"PK\3\4" or file.read(name) != expected:
+        raise pickle.UnpicklingError(f"there is no record {info.filename!r} at byte {info.header_offset}")
     start = info.header_offset + _LOCAL_HEADER.size + name + extra
     if info.compress_type != zipfile.ZIP_STORED:
         return Record(start, info.file_size, info.filename)
