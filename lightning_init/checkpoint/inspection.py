@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -15,9 +15,11 @@ from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.matching.conversion import type_name
 from lightning_init.checkpoint.matching.keys import Keys
 from lightning_init.checkpoint.matching.matched import Match
+from lightning_init.checkpoint.matching.places import idle
 from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.checkpoint.slots import targets
+from lightning_init.errors import Fault, InitConfigError, did_you_mean
 from lightning_init.text import columns
 
 __all__ = ["InspectedKey", "Inspection", "inspect"]
@@ -95,6 +97,14 @@ def inspect(checkpoint: str | os.PathLike[str], module: nn.Module | None = None,
         CheckpointError: As the rule would raise it.
         InitConfigError: Arguments of a wrong type or value.
     """
+    _, *known = (field.name for field in fields(PretrainedInit))
+    unknown = [
+        Fault(name, f"unknown argument of Pretrained; {did_you_mean(name, known)}")
+        for name in arguments
+        if name not in known
+    ]
+    if unknown:
+        raise InitConfigError(unknown)
     initializer = PretrainedInit(checkpoint, **arguments)
     with initializer.open() as opened:
         if module is None:
@@ -116,7 +126,9 @@ def _offered(checkpoint: Checkpoint, rules: KeyRules) -> Inspection:
         return "offered", f"{rules.into}.{name}" if rules.into else name, ""
 
     found = tuple(InspectedKey(key, entry.shape, entry.dtype, *look(key)) for key, entry in checkpoint.entries.items())
-    return Inspection(checkpoint.source, found, notes=(*checkpoint.notes, *map(str, keys.warnings)))
+    # An exclude may as well be for a parameter of the module, which is not known here.
+    faults = (*keys.warnings, *idle("include", rules.include, keys.called, checkpoint.source))
+    return Inspection(checkpoint.source, found, notes=(*checkpoint.notes, *map(str, faults)))
 
 
 def _matched(checkpoint: Checkpoint, match: Match, rules: KeyRules) -> Inspection:

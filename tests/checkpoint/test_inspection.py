@@ -117,3 +117,15 @@ def test_the_plan_names_the_key_of_every_parameter(tmp_path: Path) -> None:
         "head.weight 3x4 [1] module.net.head.weight [2]",
         "head.bias 3 [3]",
     ]
+
+
+def test_without_a_module_a_pattern_that_matches_nothing_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "w.pth")
+    found = inspect(path, prefix="net", include=["stem", "haed"], exclude="bias_of_the_module")
+    assert found.notes == (f"include[1]: 'haed' matches no name in {str(path)!r}; did you mean 'head'?",)
+
+
+def test_an_argument_that_there_is_not(tmp_path: Path) -> None:
+    with pytest.raises(InitConfigError) as caught:
+        inspect(tmp_path / "gone.pth", includ="stem")
+    assert str(caught.value) == "includ: unknown argument of Pretrained; did you mean 'include' or 'exclude'?"

@@ -67,6 +67,11 @@ class Keys:
         alike = self._by_stripped.get(without_wrappers(name), [])
         return tuple(key for key in alike if _rest(self.names[key].split("."), wanted) == [])
 
+    @property
+    def called(self) -> set[str]:
+        """What the keys below the prefix are called after revision, with wrapper parts and without."""
+        return {name for key in self.below for name in (self.names[key], self.relative(key))}
+
     def removed(self, key: str, name: str) -> int:
         """How many parts of a key are taken out for a name, the prefix and revision aside."""
         return self._above[key] + self.names[key].count(".") - name.count(".")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_init.checkpoint.matching.keys import Keys
-from lightning_init.checkpoint.matching.naming import some, splits, without_wrappers
+from lightning_init.checkpoint.matching.naming import some, splits
 from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.checkpoint.matching.target import Target
 from lightning_init.errors import CheckpointError, Fault, did_you_mean
+from lightning_init.scope import NamePattern
 
-__all__ = ["Place", "Places", "inside"]
+__all__ = ["Place", "Places", "idle", "inside"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,22 @@ def inside(targets: Sequence[Target], into: str) -> list[Place]:
         told = f"the module has no submodule {into!r} that holds a parameter; {did_you_mean(into, modules)}"
         raise CheckpointError([Fault("into", told)])
     return found
+
+
+def idle(where: str, patterns: Sequence[NamePattern], known: Collection[str], source: str) -> Iterator[Fault]:
+    """Patterns that match none of the names.
+
+    Args:
+        where: The argument that they are given by.
+        patterns: The patterns.
+        known: The names.
+        source: The checkpoint's name, for messages.
+    """
+    for i, pattern in enumerate(patterns):
+        if not any(map(pattern.covers, known)):
+            paths = {path for name in known for path in (name, *(head for head, _ in splits(name)))}
+            told = f"{pattern.text!r} matches no name in {source!r}; {did_you_mean(pattern.text, paths)}"
+            yield Fault(f"{where}[{i}]", told)
 
 
 class Places:
@@ -130,7 +147,7 @@ class Places:
 
     def _idle_patterns(self, places: Sequence[Place], taken: Mapping[str, str]) -> Iterable[Fault]:
         """Patterns that match no name: of the checkpoint, or, for ``exclude``, of the module."""
-        names = {name for key in self._keys.below for name in self._called(key)}
+        names = self._keys.called
         module = {name for place in places for name in (*place.names, *place.whole_names)}
         # A parametrized tensor is named, and the keys are those of its parts.
         filled = {name for place in places if any(map(taken.__contains__, place.names)) for name in place.whole_names}
@@ -138,15 +155,7 @@ class Places:
             ("include", self._rules.include, names | filled),
             ("exclude", self._rules.exclude, names | module),
         ):
-            for i, pattern in enumerate(patterns):
-                if not any(map(pattern.covers, known)):
-                    paths = {path for name in known for path in (name, *(head for head, _ in splits(name)))}
-                    told = f"{pattern.text!r} matches no name in {self._source!r}; {did_you_mean(pattern.text, paths)}"
-                    yield Fault(f"{where}[{i}]", told)
-
-    def _called(self, key: str) -> tuple[str, str]:
-        name = self._keys.names[key]
-        return name, without_wrappers(name)
+            yield from idle(where, patterns, known, self._source)
 
 
 def _below(names: Iterable[str], head: str) -> tuple[str, ...]:
