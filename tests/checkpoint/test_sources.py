@@ -106,6 +106,28 @@ def test_a_registered_scheme(lab: dict[str, Path], weights: Path) -> None:
         register_source("lab")(lambda address, sha256: weights)
 
 
+@pytest.mark.parametrize("scheme", ["", "x", "Lab", "my lab", "lab://", 3])
+def test_what_is_no_scheme_is_not_registered(scheme: Any) -> None:
+    with pytest.raises(CheckpointError, match="in lower case") as caught:
+        register_source(scheme)
+    assert repr(scheme) in str(caught.value)
+
+
+def test_what_cannot_be_called_is_not_registered() -> None:
+    with pytest.raises(CheckpointError, match="3 cannot fetch the addresses of 'lab': it"):
+        register_source("lab")(3)  # type: ignore[arg-type]
+    assert "lab" not in SOURCES
+
+
+def test_a_registered_source_may_return_a_string(lab: dict[str, Any], weights: Path) -> None:
+    lab["lab://text?None"] = str(weights)
+    lab["lab://none?key=secret?None"] = None
+    assert locate("lab://text") == weights
+    assert message("lab://none?key=secret") == (
+        "checkpoint: the source of 'lab://none?key=***' must return the path of a file or folder, not None"
+    )
+
+
 def test_a_registered_source_is_checked_as_others(lab: dict[str, Path], weights: Path) -> None:
     lab["lab://good?00000000"] = weights
     told = message("lab://good", "sha256", "00000000")

@@ -40,8 +40,8 @@ def locate(source: str | os.PathLike[str], *, sha256: str | None = None) -> Path
     text = os.fspath(source)
     expected = _hash(sha256)
     scheme = scheme_of(text)
-    path = _expanded(text) if scheme is None else _function(scheme, text)(text, expected)
     shown = redacted(text)
+    path = _expanded(text) if scheme is None else _fetched(_function(scheme, text), text, expected)
     _check(path, shown)
     if expected is not None:
         _verify(path, shown, expected)
@@ -62,6 +62,14 @@ def _expanded(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise error(f"no such file: {text!r}; nobody on this machine has that home folder") from None
+
+
+def _fetched(function: Source, text: str, expected: str | None) -> Path:
+    path = function(text, expected)
+    # Registered functions are those of users.
+    if not isinstance(path, str | os.PathLike):
+        raise error(f"the source of {redacted(text)!r} must return the path of a file or folder, not {path!r}")
+    return Path(path)
 
 
 def _function(scheme: str, text: str) -> Source:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote
 
-from lightning_init.checkpoint.sources.addresses import redacted
+from lightning_init.checkpoint.sources.addresses import redacted, scheme_of
 from lightning_init.errors import CheckpointError, Fault
 
 __all__ = ["SOURCES", "Source", "register_source"]
@@ -31,7 +31,7 @@ def register_source(scheme: str) -> Callable[[Source], Source]:
         scheme: What stands before ``://``, in lower case.
 
     Raises:
-        CheckpointError: The scheme is taken.
+        CheckpointError: The scheme is none or is taken, or what is decorated cannot be called.
 
     Example:
         A `Pretrained` rule with ``checkpoint="lab://resnet/best.pth"`` then reads the file that this function returns.
@@ -44,8 +44,12 @@ def register_source(scheme: str) -> Callable[[Source], Source]:
         '/mnt/lab/weights/resnet/best.pth'
         >>> del SOURCES["lab"]
     """
+    if not isinstance(scheme, str) or scheme_of(f"{scheme}://") != scheme:
+        raise CheckpointError(f"a source is registered by its scheme, such as 'lab', in lower case, got {scheme!r}")
 
     def add(function: Source) -> Source:
+        if not callable(function):
+            raise CheckpointError(f"{function!r} cannot fetch the addresses of {scheme!r}: it cannot be called")
         if scheme in SOURCES:
             raise CheckpointError(f"the checkpoint source {scheme!r} is taken by {SOURCES[scheme]!r}")
         SOURCES[scheme] = function
