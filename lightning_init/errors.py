@@ -13,6 +13,7 @@ __all__ = [
     "InitError",
     "InitWarning",
     "RankError",
+    "checkpoint_error",
     "did_you_mean",
 ]
 
@@ -90,6 +91,15 @@ class RankError(InitError):
 
 class InitWarning(UserWarning):
     """A config that can be meant, but probably is not."""
+
+
+def checkpoint_error(what: str) -> CheckpointError:
+    """The error for what is wrong with the checkpoint itself, and not with another argument.
+
+    >>> print(checkpoint_error("'w.pth' is an empty file"))
+    checkpoint: 'w.pth' is an empty file
+    """
+    return CheckpointError([Fault("checkpoint", what)])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

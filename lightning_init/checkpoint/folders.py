@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from lightning_init.checkpoint.confined import leads_out
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import checkpoint_error
 from lightning_init.text import some
 
 __all__ = ["WEIGHTS", "candidates", "checkpoint_in", "contents"]
@@ -75,19 +75,19 @@ def checkpoint_in(folder: Path) -> Path:
         if len(found) == 1:
             (name,) = found.values()
             if outside := leads_out(folder / name, folder / name):
-                raise _error(
+                raise checkpoint_error(
                     f"{name!r} in {text!r} is a link that leads out of the folder; name {str(outside)!r} itself"
                 )
             return folder / name
     except (OSError, RuntimeError) as error:
-        raise _error(f"the folder {text!r} cannot be looked at: {error}") from error
+        raise checkpoint_error(f"the folder {text!r} cannot be looked at: {error}") from error
     if found:
-        raise _error(f"the folder {text!r} holds several checkpoints; name one of them: {contents(found.values())}")
+        raise checkpoint_error(
+            f"the folder {text!r} holds several checkpoints; name one of them: {contents(found.values())}"
+        )
     shards = [name for name in files if _SHARD.fullmatch(name)]
     if shards:
-        raise _error(f"the folder {text!r} holds shards without their index (*.index.json): {contents(shards)}")
-    raise _error(f"the folder {text!r} holds no checkpoint; in it: {contents(names)}")
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])
+        raise checkpoint_error(
+            f"the folder {text!r} holds shards without their index (*.index.json): {contents(shards)}"
+        )
+    raise checkpoint_error(f"the folder {text!r} holds no checkpoint; in it: {contents(names)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_init.checkpoint.confined import unsafe
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import Fault, checkpoint_error
 from lightning_init.text import some
 
 __all__ = ["Index", "is_index", "quoted", "read_index"]
@@ -49,7 +49,9 @@ def read_index(path: Path) -> Index:
     shards: dict[str, list[str]] = {}
     for key, shard in listed:
         if not isinstance(shard, str):
-            raise _error(f"the index {str(path)!r} must name a file for every key, but has {shard!r} for {key!r}")
+            raise checkpoint_error(
+                f"the index {str(path)!r} must name a file for every key, but has {shard!r} for {key!r}"
+            )
         if key in holders:
             repeated.setdefault((holders[key], shard), []).append(key)
         else:
@@ -83,30 +85,28 @@ class _Pairs(list[tuple[str, object]]):
 def _weight_map(path: Path) -> _Pairs:
     try:
         if path.stat().st_size > _LIMIT:
-            raise _error(
+            raise checkpoint_error(
                 f"{str(path)!r} starts as JSON does, but is too large for an index of shards; name a checkpoint"
             )
         content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), object_pairs_hook=_Pairs)
     except OSError as error:
-        raise _error(f"the index {str(path)!r} cannot be read: {error.strerror or error}") from error
+        raise checkpoint_error(f"the index {str(path)!r} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise _error(
+        raise checkpoint_error(
             f"{str(path)!r} starts as an index of shards does, but is not JSON ({error}); fetch or save it again"
         ) from error
     found = [value for key, value in content if key == "weight_map"]
     if not found:
-        raise _error(
+        raise checkpoint_error(
             f"{str(path)!r} is JSON without a 'weight_map', so it is no index of shards; name the checkpoint itself"
         )
     if len(found) > 1:
-        raise _error(f"the index {str(path)!r} has {len(found)} entries 'weight_map'; fetch or save it again")
+        raise checkpoint_error(f"the index {str(path)!r} has {len(found)} entries 'weight_map'; fetch or save it again")
     (listed,) = found
     if not isinstance(listed, _Pairs):
-        raise _error(f"the 'weight_map' of {str(path)!r} must give the file of every key, got {str(listed)[:40]!r}")
+        raise checkpoint_error(
+            f"the 'weight_map' of {str(path)!r} must give the file of every key, got {str(listed)[:40]!r}"
+        )
     if not listed:
-        raise _error(f"the 'weight_map' of {str(path)!r} is empty: it names no tensor")
+        raise checkpoint_error(f"the 'weight_map' of {str(path)!r} is empty: it names no tensor")
     return listed
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

@@ -16,7 +16,7 @@ from lightning_init.checkpoint.formats import containers
 from lightning_init.checkpoint.formats.dcp_chunks import Chunk, StoredTensor, stored_tensors
 from lightning_init.checkpoint.formats.dcp_metadata import METADATA, Metadata, read_metadata
 from lightning_init.checkpoint.formats.stand_ins import Inert
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import checkpoint_error
 from lightning_init.text import some
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class DcpCheckpoint(Checkpoint):
         try:
             whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
         except RuntimeError as error:
-            raise _error(
+            raise checkpoint_error(
                 f"{self.source!r} has {tensor.name!r} in a shape that torch does not allow: {tensor.shape}"
             ) from error
         for chunk in tensor.chunks:
@@ -77,11 +77,15 @@ class DcpCheckpoint(Checkpoint):
                 part: object = torch.load(cast("IO[bytes]", _Slice(file, chunk)), map_location="cpu", weights_only=True)
         except Exception as error:
             # Damaged bytes come out of torch as nearly any exception.
-            raise _error(f"{where} is damaged ({type(error).__name__}); fetch or save the folder again") from error
+            raise checkpoint_error(
+                f"{where} is damaged ({type(error).__name__}); fetch or save the folder again"
+            ) from error
         if not _is_plain(part):
-            raise _error(f"{where} is no plain dense tensor, but a {type(part).__name__}; save the folder again")
+            raise checkpoint_error(
+                f"{where} is no plain dense tensor, but a {type(part).__name__}; save the folder again"
+            )
         if (tuple(part.shape), part.dtype) != (chunk.box.sizes, tensor.dtype):
-            raise _error(
+            raise checkpoint_error(
                 f"{where} has {tuple(part.shape)}, {part.dtype}, where the metadata has {chunk.box.sizes}, "
                 f"{tensor.dtype}; fetch or save the folder again"
             )
@@ -109,13 +113,11 @@ def _nested(metadata: Metadata, tensors: Mapping[str, StoredTensor], source: str
         for part in parts:
             inner = inner.setdefault(part, {}) if isinstance(inner, dict) else None
         if not isinstance(inner, dict) or last in inner:
-            raise _error(f"{source!r} has {name!r} at a place where something else is too; fetch or save it again")
+            raise checkpoint_error(
+                f"{source!r} has {name!r} at a place where something else is too; fetch or save it again"
+            )
         inner[last] = value
     return content
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])
 
 
 class _Slice(io.RawIOBase):

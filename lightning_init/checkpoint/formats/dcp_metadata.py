@@ -12,7 +12,7 @@ import torch
 
 from lightning_init.checkpoint.formats import dcp_unpickling
 from lightning_init.checkpoint.formats.dcp_unpickling import fields
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import checkpoint_error
 
 __all__ = ["METADATA", "Box", "Index", "Metadata", "Place", "Shape", "TensorMetadata", "read_metadata"]
 
@@ -102,22 +102,22 @@ def read_metadata(folder: Path) -> Metadata:
     try:
         content = dcp_unpickling.load(path.read_bytes())
     except OSError as error:
-        raise _error(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+        raise checkpoint_error(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
     except dcp_unpickling.Refused as error:
-        raise _error(
+        raise checkpoint_error(
             f"{str(path)!r} asks for {error.name}, which torch.distributed.checkpoint does not write, and was not "
             f"run; do not trust the folder, or save it again with torch.distributed.checkpoint.save"
         ) from None
     except Exception as error:
         # Bytes that are no such pickle come out as nearly any exception, whose text may quote them without end.
-        raise _error(
+        raise checkpoint_error(
             f"{str(path)!r} is no metadata of torch.distributed.checkpoint, or cut off or damaged "
             f"({type(error).__name__}); fetch or save the folder again"
         ) from error
     try:
         return _metadata(content)
     except TypeError as error:
-        raise _error(
+        raise checkpoint_error(
             f"{str(path)!r} is not as torch.distributed.checkpoint writes it ({error}); fetch or save the folder again"
         ) from error
 
@@ -191,7 +191,3 @@ def _text(value: object) -> str:
     if type(value) is not str:
         raise TypeError("no text where there should be one")
     return value
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

@@ -16,7 +16,7 @@ from typing import IO, cast
 from lightning_init.checkpoint.formats.constructors import is_foreign
 from lightning_init.checkpoint.formats.stand_ins import Storage, kind
 from lightning_init.checkpoint.formats.unpickling import Unpickled, unpickle
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import checkpoint_error
 from lightning_init.text import some
 
 __all__ = ["Layout", "Record", "read_legacy", "read_zip"]
@@ -79,7 +79,7 @@ def read_zip(path: Path) -> Layout:
         try:
             archive = zipfile.ZipFile(file)
         except zipfile.BadZipFile as error:
-            raise _error(
+            raise checkpoint_error(
                 f"{str(path)!r} is a zip archive without its end: it was cut off or damaged; fetch or save it again"
             ) from error
         with archive:
@@ -92,12 +92,12 @@ def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Layo
         raise pickle.UnpicklingError("two of its records have the same name")
     names = {name.partition("/")[2]: name for name in reversed(archive.namelist())}
     if "constants.pkl" in names:
-        raise _error(
+        raise checkpoint_error(
             f"{str(path)!r} is a TorchScript archive, not a checkpoint; save its weights with "
             f"torch.save(torch.jit.load(path).state_dict(), ...)"
         )
     if "data.pkl" not in names:
-        raise _error(
+        raise checkpoint_error(
             f"{str(path)!r} is a zip archive, but torch.save did not write it; unpack it if the checkpoint is inside"
         )
     read = unpickle(io.BytesIO(_small_record(archive, names["data.pkl"])))
@@ -144,7 +144,7 @@ def read_legacy(path: Path) -> Layout:
         stream = cast("IO[bytes]", mapped)
         first = unpickle(stream)
         if first.content != _MAGIC:
-            raise _error(_another_pickle(path, first))
+            raise checkpoint_error(_another_pickle(path, first))
         version = unpickle(stream).content
         if version != _VERSION:
             raise pickle.UnpicklingError("its version is not that of any torch")
@@ -179,7 +179,3 @@ def _records(mapped: mmap.mmap, keys: list[object], storages: Mapping[str, Stora
         records[key] = Record(start, nbytes)
         start += nbytes
     return records
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lightning_init.checkpoint.base import SafeGlobal
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import CheckpointError, checkpoint_error
 
 __all__ = ["caution", "damaged", "load"]
 
@@ -58,7 +58,7 @@ def damaged(path: Path, error: Exception) -> CheckpointError:
     Damaged bytes come out of torch, of zipfile and of pickles as nearly any exception.
     """
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return _error(
+    return checkpoint_error(
         f"{str(path)!r} cannot be read: it is cut off, damaged, or a pickle that torch.save did not "
         f"write ({reason}); fetch or save it again"
     )
@@ -75,13 +75,13 @@ def _refusal(path: Path, names: Iterable[str], error: pickle.UnpicklingError) ->
     reason = str(error.__context__ or error).strip().splitlines()[0].partition(". Please use")[0].rstrip(".: ")
     refused = _refused(names)
     if not refused:
-        return _error(
+        return checkpoint_error(
             f"{str(path)!r} cannot be read: it is cut off or damaged, or holds what weights_only=True refuses "
             f"({reason}); fetch it again, or save its weights with torch.save(module.state_dict(), ...); classes that "
             f"are named here can be allowed with safe_globals=[...], if you trust the file"
         )
     short = ", ".join(name.rpartition(".")[2] for name in refused)
-    return _error(
+    return checkpoint_error(
         f"{str(path)!r} holds more than tensors, and was not run: {', '.join(refused)} ({reason}); better save "
         f"module.state_dict() alone; or, if you trust the file, pass safe_globals=[{short}]{caution(refused)}"
     )
@@ -97,7 +97,3 @@ def _refused(names: Iterable[str]) -> list[str]:
         archive.writestr("archive/version", "3\n")
     data.seek(0)
     return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(data))
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

@@ -15,7 +15,7 @@ from lightning_init.checkpoint.formats.safetensors_files import SafetensorsCheck
 from lightning_init.checkpoint.formats.sharded import ShardedCheckpoint
 from lightning_init.checkpoint.formats.torch_files import open_torch_file
 from lightning_init.checkpoint.index import is_index
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import checkpoint_error
 
 __all__ = ["FORMATS", "Format", "open_checkpoint"]
 
@@ -85,7 +85,9 @@ def open_checkpoint(path: Path, reading: Reading | None = None) -> Checkpoint:
     for known in FORMATS:
         if known.recognise(path, head):
             return known.open(path, reading or Reading())
-    raise _error(f"{str(path)!r} is {_stranger(head)}; known formats are {', '.join(known.name for known in FORMATS)}")
+    raise checkpoint_error(
+        f"{str(path)!r} is {_stranger(head)}; known formats are {', '.join(known.name for known in FORMATS)}"
+    )
 
 
 def _head(path: Path) -> bytes:
@@ -93,7 +95,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_HEAD)
     except OSError as error:
-        raise _error(f"{str(path)!r} cannot be opened: {error.strerror or error}") from error
+        raise checkpoint_error(f"{str(path)!r} cannot be opened: {error.strerror or error}") from error
 
 
 def _stranger(head: bytes) -> str:
@@ -111,7 +113,3 @@ def _stranger(head: bytes) -> str:
     if text and all(character >= " " or character.isspace() for character in text):
         return f"text, not a checkpoint: it starts with {text[:40]!r}"
     return f"no checkpoint: it starts with the bytes {head[:16].hex(' ')}"
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

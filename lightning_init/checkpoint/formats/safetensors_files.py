@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightning_init.checkpoint.base import Checkpoint, Entry, Reading
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import CheckpointError, Fault, checkpoint_error
 
 __all__ = ["SafetensorsCheckpoint"]
 
@@ -39,15 +39,15 @@ class SafetensorsCheckpoint(Checkpoint):
                 for key, part in slices.items()
             }
         except SafetensorError as error:
-            raise _error(
+            raise checkpoint_error(
                 f"{self.source!r} is a safetensors file that is cut off or damaged ({error}); fetch or save it again"
             ) from error
         except KeyError as error:
-            raise _error(
+            raise checkpoint_error(
                 f"{self.source!r} holds values of type {error}, which torch {torch.__version__} does not have"
             ) from error
         if not self.entries:
-            raise _error(f"{self.source!r} is a safetensors file with no tensors in it")
+            raise checkpoint_error(f"{self.source!r} is a safetensors file with no tensors in it")
 
     def read(self, key: str) -> Tensor:
         """The values under one of the entries; see `Checkpoint.read`."""
@@ -91,7 +91,3 @@ def _safetensors_dtype(name: str) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise KeyError(name)
     return found
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

@@ -18,7 +18,7 @@ from lightning_init.checkpoint.formats import pickles
 from lightning_init.checkpoint.formats.containers import find
 from lightning_init.checkpoint.formats.layouts import Layout, Record, read_legacy, read_zip
 from lightning_init.checkpoint.formats.stand_ins import Stored, Unusual
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import CheckpointError, checkpoint_error
 from lightning_init.text import some
 
 __all__ = ["LoadedCheckpoint", "TorchCheckpoint", "open_torch_file"]
@@ -96,15 +96,15 @@ class TorchCheckpoint(Checkpoint):
     def _check(self, key: str, tensor: Stored) -> None:
         record = self._records.get(tensor.storage.key)
         if tensor.span and record is None:
-            raise _error(f"{self.source!r} is cut off or damaged: the values of {key!r} are not in it")
+            raise checkpoint_error(f"{self.source!r} is cut off or damaged: the values of {key!r} are not in it")
         room = tensor.storage.end
         if record is not None and room > record.nbytes:
-            raise _error(
+            raise checkpoint_error(
                 f"{self.source!r} is cut off or damaged: the storage of {key!r} should have {room} bytes, and has "
                 f"{record.nbytes}"
             )
         if tensor.span and tensor.end > room:
-            raise _error(
+            raise checkpoint_error(
                 f"{self.source!r} is damaged: {key!r} of shape {tensor.shape} and {tensor.dtype} ends at byte "
                 f"{tensor.end} of a storage of {room}"
             )
@@ -143,7 +143,7 @@ class TorchCheckpoint(Checkpoint):
         except Exception as error:
             raise pickles.damaged(Path(self.source), error) from error
         if len(raw) < tensor.span:
-            raise _error(f"{self.source!r} is cut off or damaged: {key!r} ends after {len(raw)} bytes")
+            raise checkpoint_error(f"{self.source!r} is cut off or damaged: {key!r} ends after {len(raw)} bytes")
         return torch.frombuffer(raw, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride)
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class LoadedCheckpoint(Checkpoint):
         hollow = [key for key, tensor in tensors.items() if tensor.is_meta or hasattr(tensor, "__tensor_flatten__")]
         if hollow:
             first = tensors[hollow[0]]
-            raise _error(
+            raise checkpoint_error(
                 f"{self.source!r} has tensors without values of their own, such as {hollow[0]!r} "
                 f"({type(first).__name__} on {first.device}), {len(hollow)} in all; save the full tensors"
             )
@@ -188,7 +188,3 @@ class LoadedCheckpoint(Checkpoint):
     def close(self) -> None:
         """Lets the file go."""
         self._tensors = {}
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

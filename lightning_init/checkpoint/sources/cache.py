@@ -13,9 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lightning_init.errors import CheckpointError, Fault
+from lightning_init.errors import CheckpointError, Fault, checkpoint_error
 
-__all__ = ["digest", "error", "free_for", "hash_of_folder", "is_inside", "locked", "publish", "telling", "wrong_hash"]
+__all__ = ["digest", "free_for", "hash_of_folder", "is_inside", "locked", "publish", "telling", "wrong_hash"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,15 +27,10 @@ _CHUNK = 1 << 22
 _digests: dict[tuple[int, ...], str] = {}
 
 
-def error(what: str) -> CheckpointError:
-    """What is wrong with a checkpoint's source."""
-    return CheckpointError([Fault("checkpoint", what)])
-
-
 def wrong_hash(source: str, said: str, found: str, expected: str) -> CheckpointError:
     """A file that was fetched has another SHA-256 than something said; it may be the first digits."""
     more = "" if len(expected) == 64 else "..."
-    return error(
+    return checkpoint_error(
         f"{source!r} is not what {said} says: its SHA-256 is {found}, expected {expected}{more}; it was not kept"
     )
 
@@ -60,7 +55,7 @@ def telling(folder: Path, source: str) -> Iterator[None]:
     try:
         yield
     except OSError as failure:
-        raise error(_meaning(failure, folder, source)) from failure
+        raise checkpoint_error(_meaning(failure, folder, source)) from failure
 
 
 def _meaning(failure: OSError, folder: Path, source: str) -> str:
@@ -109,7 +104,7 @@ def free_for(size: int, folder: Path, source: str) -> None:
     """
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise error(
+        raise checkpoint_error(
             f"no space left in the cache {str(folder)!r} for {source!r}: it has {size} bytes, and {free} are "
             f"free; {_ROOM}"
         )

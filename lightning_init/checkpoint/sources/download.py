@@ -15,7 +15,7 @@ import aiohttp
 import fsspec
 
 from lightning_init.checkpoint.sources.addresses import redacted, scrub
-from lightning_init.checkpoint.sources.cache import error, free_for
+from lightning_init.checkpoint.sources.cache import free_for
 from lightning_init.checkpoint.sources.http_answers import (
     FailedError,
     Part,
@@ -26,7 +26,7 @@ from lightning_init.checkpoint.sources.http_answers import (
     told,
 )
 from lightning_init.checkpoint.sources.progress import Progress, bar
-from lightning_init.errors import CheckpointError
+from lightning_init.errors import CheckpointError, checkpoint_error
 
 __all__ = ["download"]
 
@@ -67,7 +67,7 @@ def download(url: str, partial: Path, *, hashed: bool) -> bool:
         if not reason:
             return task.pieced
     # Not in an except clause: the errors of libraries hold the URL, and would be its context.
-    raise error(reason)
+    raise checkpoint_error(reason)
 
 
 class _Download:

@@ -14,10 +14,11 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 import torch
 
 from lightning_init.checkpoint.sources.addresses import redacted
-from lightning_init.checkpoint.sources.cache import digest, error, is_inside, locked, publish, telling, wrong_hash
+from lightning_init.checkpoint.sources.cache import digest, is_inside, locked, publish, telling, wrong_hash
 from lightning_init.checkpoint.sources.halves import is_cut_off
 from lightning_init.checkpoint.sources.registry import register_source
 from lightning_init.checkpoint.sources.shards import INDEX, shard_names
+from lightning_init.errors import checkpoint_error
 
 __all__ = ["fetch"]
 
@@ -63,7 +64,7 @@ class _Url:
             parts = urlsplit("")
         self.name = parts.path.rpartition("/")[2]
         if self.name in ("", ".", ".."):
-            raise error(f"{self.shown!r} names no file: its path must end with the name of one")
+            raise checkpoint_error(f"{self.shown!r} names no file: its path must end with the name of one")
         in_name = _HASH.search(self.name)
         self.hash = sha256 or (in_name[1] if in_name else None)
         self.said = "sha256" if sha256 else "its name"
@@ -89,7 +90,7 @@ class _Url:
         """The file, if it is in the cache."""
         for path in (self.shared, self.own):
             if os.path.lexists(path) and not is_inside(path, self.checkpoints):
-                raise error(
+                raise checkpoint_error(
                     f"{self.shown!r}: in the cache, {str(path)!r} is a link that leads out of it, to "
                     f"{str(path.resolve())!r}; remove it, or give that path in place of the URL"
                 )
@@ -144,7 +145,7 @@ class _Url:
             raise wrong_hash(redacted(url), self.said, found, expected)
         if wrong := _wrong(partial):
             partial.unlink()
-            raise error(f"{redacted(url)!r} is {wrong}; it was not kept")
+            raise checkpoint_error(f"{redacted(url)!r} is {wrong}; it was not kept")
         return partial
 
     def _remember(self) -> None:
@@ -153,7 +154,7 @@ class _Url:
 
     def _shards_here(self) -> Path | None:
         if not is_inside(self.folder, self.checkpoints):
-            raise error(
+            raise checkpoint_error(
                 f"{self.shown!r}: in the cache, {str(self.folder)!r} holds a link that leads out of it; remove it"
             )
         for index in sorted(self.folder.glob(f"*/{glob.escape(self.name)}")):

@@ -14,7 +14,7 @@ from lightning_init.checkpoint.sources.hub_address import HubAddress, parse
 from lightning_init.checkpoint.sources.hub_errors import Unreachable, asked
 from lightning_init.checkpoint.sources.registry import register_source
 from lightning_init.checkpoint.sources.shards import INDEX
-from lightning_init.errors import CheckpointError, Fault, did_you_mean
+from lightning_init.errors import CheckpointError, Fault, checkpoint_error, did_you_mean
 
 __all__ = ["fetch"]
 
@@ -42,7 +42,7 @@ def fetch(address: str, sha256: str | None) -> Path:
     try:
         import huggingface_hub  # noqa: F401, PLC0415 - an extra, and slow to import
     except ImportError as error:
-        raise _error(
+        raise checkpoint_error(
             f"{address!r} needs huggingface_hub, which is not installed: pip install 'lightning-init[hub]'"
         ) from error
     repository = _look(wanted)
@@ -82,13 +82,13 @@ class _Repository:
         folder = f"{path}/" if path else ""
         inside = [name.removeprefix(folder) for name in self.names if name.startswith(folder)]
         if path and not inside:
-            raise _error(f"{self.where} has no file {path!r}; {did_you_mean(path, self.names)}")
+            raise checkpoint_error(f"{self.where} has no file {path!r}; {did_you_mean(path, self.names)}")
         found = candidates([name for name in inside if "/" not in name])
         place = f"{self.where}, in {path!r}," if path else self.where
         if not found:
-            raise _error(f"{place} has no checkpoint; it has {contents(inside)}")
+            raise checkpoint_error(f"{place} has no checkpoint; it has {contents(inside)}")
         if len(found) > 1:
-            raise _error(f"{place} has several checkpoints; name one of them: {contents(found)}")
+            raise checkpoint_error(f"{place} has several checkpoints; name one of them: {contents(found)}")
         return folder + found[0]
 
     def get(self, name: str, commit: str | None = None) -> Path:
@@ -96,7 +96,7 @@ class _Repository:
         path = self._download(name, commit or self.wanted.revision) if self.snapshot is None else self.snapshot / name
         outside = leads_out(path, path)
         if outside is not None:
-            raise _error(
+            raise checkpoint_error(
                 f"{name!r} of {self.wanted} is in the cache as {str(path)!r}, a link that leads out of the cache, to "
                 f"{str(outside)!r}; delete the link, so that the file is fetched again"
             )
@@ -108,7 +108,7 @@ class _Repository:
         try:
             return Path(asked(self.wanted, lambda: hf_hub_download(self.wanted.repo, name, revision=revision)))
         except Unreachable as unreachable:
-            raise _error(f"{name!r} of {self.wanted} cannot be fetched: {unreachable}") from None
+            raise checkpoint_error(f"{name!r} of {self.wanted} cannot be fetched: {unreachable}") from None
 
     def get_shards(self, name: str, path: Path) -> None:
         """All shards of an index, of the commit that the index is of."""
@@ -146,7 +146,9 @@ def _look(wanted: HubAddress) -> _Repository:
     except Unreachable as unreachable:
         snapshot = _cached(wanted)
         if snapshot is None:
-            raise _error(f"{unreachable}, and the cache {constants.HF_HUB_CACHE!r} holds nothing of {wanted}") from None
+            raise checkpoint_error(
+                f"{unreachable}, and the cache {constants.HF_HUB_CACHE!r} holds nothing of {wanted}"
+            ) from None
         names = [file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if file.is_file()]
         return _Repository(wanted, names, snapshot, f"the cache of {wanted} ({unreachable})")
     return _Repository(wanted, [file.rfilename for file in info.siblings or ()], None, f"the repository {wanted}")
@@ -172,7 +174,3 @@ def _cached(wanted: HubAddress) -> Path | None:
         # Newer versions tell apart what is there in part.
         found = getattr(error, "snapshot_path", None)
         return Path(found) if found else None
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

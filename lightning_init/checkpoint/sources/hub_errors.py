@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from lightning_init.checkpoint.sources.addresses import redacted, scrub
 from lightning_init.checkpoint.sources.hub_address import HubAddress
-from lightning_init.errors import CheckpointError, Fault, did_you_mean
+from lightning_init.errors import CheckpointError, checkpoint_error, did_you_mean
 
 __all__ = ["Unreachable", "asked"]
 
@@ -47,12 +47,12 @@ def _translated(wanted: HubAddress, error: Exception) -> CheckpointError | Unrea
         return Unreachable("HF_HUB_OFFLINE is set")
     if isinstance(error, errors.HfHubHTTPError):
         what = _refusal(wanted, error, hub)
-        return Unreachable(f"{hub} cannot be asked ({_reason(error)})") if what is None else _error(what)
+        return Unreachable(f"{hub} cannot be asked ({_reason(error)})") if what is None else checkpoint_error(what)
     if isinstance(error, errors.HFValidationError):
-        return _error(f"{wanted.repo!r} is no name of a repository: {_reason(error)}")
+        return checkpoint_error(f"{wanted.repo!r} is no name of a repository: {_reason(error)}")
     # What goes wrong on the way is wrapped by the transports and has no number; this is the disk.
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
-        return _error(f"{wanted} cannot be kept in the cache {constants.HF_HUB_CACHE!r}: {error.strerror}")
+        return checkpoint_error(f"{wanted} cannot be kept in the cache {constants.HF_HUB_CACHE!r}: {error.strerror}")
     return Unreachable(f"{hub} cannot be asked ({_reason(error.__cause__ or error)})")
 
 
@@ -103,7 +103,3 @@ def _reason(error: BaseException) -> str:
     text = scrub(" ".join(text.split("\n")[0].split()), constants.ENDPOINT)
     token = get_token()
     return text.replace(token, "***") if token else text
-
-
-def _error(what: str) -> CheckpointError:
-    return CheckpointError([Fault("checkpoint", what)])

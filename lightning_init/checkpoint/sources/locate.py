@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lightning_init.checkpoint.sources import http, hub, remote, torchvision_weights
 from lightning_init.checkpoint.sources.addresses import redacted, scheme_of
-from lightning_init.checkpoint.sources.cache import digest, error, hash_of_folder
+from lightning_init.checkpoint.sources.cache import digest, hash_of_folder
 from lightning_init.checkpoint.sources.registry import SOURCES, Source
-from lightning_init.errors import CheckpointError, Fault, did_you_mean
+from lightning_init.errors import CheckpointError, Fault, checkpoint_error, did_you_mean
 
 __all__ = ["locate"]
 
@@ -61,14 +61,16 @@ def _expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise error(f"no such file: {text!r}; nobody on this machine has that home folder") from None
+        raise checkpoint_error(f"no such file: {text!r}; nobody on this machine has that home folder") from None
 
 
 def _fetched(function: Source, text: str, expected: str | None) -> Path:
     path = function(text, expected)
     # Registered functions are those of users.
     if not isinstance(path, str | os.PathLike):
-        raise error(f"the source of {redacted(text)!r} must return the path of a file or folder, not {path!r}")
+        raise checkpoint_error(
+            f"the source of {redacted(text)!r} must return the path of a file or folder, not {path!r}"
+        )
     return Path(path)
 
 
@@ -81,7 +83,7 @@ def _function(scheme: str, text: str) -> Source:
     own = ", ".join(f"'{name}://'" for name in sorted(SOURCES))
     near = did_you_mean(scheme, {*SOURCES, *known})
     hint = f"; {near}" if near.startswith("did you mean") else ""
-    raise error(
+    raise checkpoint_error(
         f"no way to fetch {redacted(text)!r}: {scheme!r} is no known scheme{hint}; there are plain paths, {own}, and "
         f"the schemes of fsspec, such as 's3://'"
     )
@@ -91,15 +93,15 @@ def _check(path: Path, shown: str) -> None:
     try:
         if path.is_dir():
             if not any(path.iterdir()):
-                raise error(f"{shown!r} is an empty folder")
+                raise checkpoint_error(f"{shown!r} is an empty folder")
         elif not path.exists():
-            raise error(f"no such file: {shown!r}{_nearest(path)}")
+            raise checkpoint_error(f"no such file: {shown!r}{_nearest(path)}")
         elif not path.is_file():
-            raise error(f"{shown!r} is no regular file")
+            raise checkpoint_error(f"{shown!r} is no regular file")
         elif path.stat().st_size == 0:
-            raise error(f"{shown!r} is an empty file; the program that wrote it did not finish")
+            raise checkpoint_error(f"{shown!r} is an empty file; the program that wrote it did not finish")
     except (OSError, ValueError) as failure:
-        raise error(f"cannot look at {shown!r}: {failure}") from failure
+        raise checkpoint_error(f"cannot look at {shown!r}: {failure}") from failure
 
 
 def _verify(path: Path, shown: str, expected: str) -> None:
@@ -108,7 +110,7 @@ def _verify(path: Path, shown: str, expected: str) -> None:
     try:
         found = digest(path)
     except OSError as failure:
-        raise error(f"{shown!r} cannot be read: {failure.strerror or failure}") from failure
+        raise checkpoint_error(f"{shown!r} cannot be read: {failure.strerror or failure}") from failure
     if not found.startswith(expected):
         more = "" if len(expected) == 64 else "..."
         raise CheckpointError([Fault("sha256", f"{shown!r} has the SHA-256 {found}, expected {expected}{more}")])

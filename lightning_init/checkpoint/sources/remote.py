@@ -21,7 +21,6 @@ from lightning_init.checkpoint.confined import unsafe
 from lightning_init.checkpoint.sources.addresses import redacted, scheme_of, scrub
 from lightning_init.checkpoint.sources.cache import (
     digest,
-    error,
     free_for,
     hash_of_folder,
     is_inside,
@@ -31,6 +30,7 @@ from lightning_init.checkpoint.sources.cache import (
 )
 from lightning_init.checkpoint.sources.progress import bar
 from lightning_init.checkpoint.sources.shards import INDEX, check_names, shard_names
+from lightning_init.errors import checkpoint_error
 
 __all__ = ["fetch", "schemes"]
 
@@ -130,7 +130,7 @@ class _Remote:
 
     def _here(self, target: Path) -> Path | None:
         if target.exists() and not is_inside(target.parent, self.home):
-            raise error(
+            raise checkpoint_error(
                 f"{self.shown!r}: in the cache, {str(target.parent)!r} holds a link that leads out of it; remove it"
             )
         return target if target.exists() else None
@@ -146,7 +146,7 @@ class _Remote:
         if info["type"] == "directory":
             return self._in_folder(fs, path)
         if info.get("size") == 0:
-            raise error(f"{self.shown!r} is an empty file; it was not kept")
+            raise checkpoint_error(f"{self.shown!r} is an empty file; it was not kept")
         files = {self.name: self._ask(_LOOK, partial(_File.of, fs, path, info))}
         if self.name.endswith(INDEX):
             for name in self._shards(fs, path):
@@ -163,7 +163,7 @@ class _Remote:
         # Some file systems list the folder itself as an empty file.
         names = sorted(name for name in found if name.startswith(start) and not name.endswith("/"))
         if not names:
-            raise error(f"{self.shown!r} is a folder without a file in it")
+            raise checkpoint_error(f"{self.shown!r} is a folder without a file in it")
         check_names([name.removeprefix(start) for name in names], self.shown)
         return {
             f"{self.name}/{name.removeprefix(start)}": self._ask(_LOOK, partial(_File.of, fs, name, found[name]))
@@ -190,7 +190,9 @@ class _Remote:
             if self.hash and not (found := digest(temporary / self.name)).startswith(self.hash):
                 raise wrong_hash(self.shown, "sha256", found, self.hash)
             if self._files(fs, path) != files:
-                raise error(f"{self.shown!r} was written to while it was copied; try again once that is done")
+                raise checkpoint_error(
+                    f"{self.shown!r} was written to while it was copied; try again once that is done"
+                )
             temporary.replace(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -201,7 +203,9 @@ class _Remote:
         with bar(here.name) as progress:
             self._ask("cannot be copied", partial(fs.get_file, file.path, str(here), callback=progress))
         if file.size is not None and here.stat().st_size != file.size:
-            raise error(f"{self.shown!r}: of {here.name!r}, {here.stat().st_size} bytes came, expected {file.size}")
+            raise checkpoint_error(
+                f"{self.shown!r}: of {here.name!r}, {here.stat().st_size} bytes came, expected {file.size}"
+            )
 
     def _ask(self, what: str, run: Callable[[], T], absent: str = "") -> T:
         """Runs something that asks the remote; what its library raises is told without the secrets of the address."""
@@ -218,7 +222,7 @@ class _Remote:
         except Exception as failure:  # noqa: BLE001 - every library has errors of its own
             reason = self._reason(what, failure)
         # Not in an except clause: the errors of libraries hold the address, and would be shown as its context.
-        raise error(reason)
+        raise checkpoint_error(reason)
 
     def _missing(self, failure: ImportError) -> str:
         scheme = scheme_of(self.address) or ""

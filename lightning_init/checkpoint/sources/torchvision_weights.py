@@ -7,9 +7,8 @@ from typing import Any
 
 from lightning_init.checkpoint.sources import http
 from lightning_init.checkpoint.sources.addresses import redacted
-from lightning_init.checkpoint.sources.cache import error
 from lightning_init.checkpoint.sources.registry import register_source
-from lightning_init.errors import did_you_mean
+from lightning_init.errors import checkpoint_error, did_you_mean
 
 __all__ = ["fetch"]
 
@@ -36,12 +35,14 @@ def _url(address: str, name: str) -> str:
     try:
         from torchvision import models  # noqa: PLC0415 - an extra
     except ImportError:
-        raise error(f'{address!r} needs torchvision: pip install "lightning-init[torchvision]"') from None
+        raise checkpoint_error(f'{address!r} needs torchvision: pip install "lightning-init[torchvision]"') from None
     weights: Any
     try:
         weights = models.get_weight(name) if "." in name else models.get_model_weights(name).DEFAULT
     except (KeyError, ValueError):
-        raise error(f"torchvision has no weights {name!r}; {did_you_mean(name, _names(models, name))}") from None
+        raise checkpoint_error(
+            f"torchvision has no weights {name!r}; {did_you_mean(name, _names(models, name))}"
+        ) from None
     return str(weights.url)
 
 
