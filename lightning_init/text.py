@@ -1,10 +1,10 @@
-"""Plain text tables."""
+"""Plain text: tables, and lists of names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-__all__ = ["Legend", "columns", "markdown", "some"]
+__all__ = ["Legend", "columns", "markdown", "quoted", "some"]
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
@@ -28,6 +28,15 @@ def some(names: Sequence[str], most: int = 5) -> str:
     'a, b and 1 more'
     """
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def quoted(names: Iterable[object], most: int = 5) -> str:
+    """The same, with names as Python writes them.
+
+    >>> quoted(("a", "b", "c"), 2)
+    "'a', 'b' and 1 more"
+    """
+    return some(list(map(repr, names)), most)
 
 
 class Legend:

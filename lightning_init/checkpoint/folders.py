@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_init.checkpoint.confined import leads_out
 from lightning_init.errors import checkpoint_error
-from lightning_init.text import some
+from lightning_init.text import quoted
 
 __all__ = ["WEIGHTS", "candidates", "checkpoint_in", "contents"]
 
@@ -52,7 +52,7 @@ def candidates(names: Collection[str]) -> list[str]:
 
 def contents(names: Collection[str]) -> str:
     """What is in a folder, for messages."""
-    return some([repr(name) for name in sorted(names)], 20) or "nothing"
+    return quoted(sorted(names), 20) or "nothing"
 
 
 def checkpoint_in(folder: Path) -> Path:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from lightning_init.checkpoint.confined import unsafe
 from lightning_init.errors import Fault, checkpoint_error
-from lightning_init.text import some
+from lightning_init.text import quoted
 
-__all__ = ["Index", "is_index", "quoted", "read_index"]
+__all__ = ["Index", "is_index", "read_index"]
 
 # The largest models have indexes of a few megabytes; what is larger than this is something else.
 _LIMIT = 100_000_000
@@ -71,11 +71,6 @@ def read_index(path: Path) -> Index:
         {shard: tuple(keys) for shard, keys in shards.items() if shard not in reasons},
         tuple(Fault("checkpoint", f"the index {str(path)!r} {what}") for what in faults),
     )
-
-
-def quoted(names: tuple[str, ...] | list[str]) -> str:
-    """The first of some keys, for messages."""
-    return some([repr(name) for name in names])
 
 
 class _Pairs(list[tuple[str, object]]):

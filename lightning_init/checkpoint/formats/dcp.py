@@ -17,7 +17,7 @@ from lightning_init.checkpoint.formats.dcp_chunks import Chunk, StoredTensor, st
 from lightning_init.checkpoint.formats.dcp_metadata import METADATA, Metadata, read_metadata
 from lightning_init.checkpoint.formats.stand_ins import Inert
 from lightning_init.errors import checkpoint_error
-from lightning_init.text import some
+from lightning_init.text import quoted
 
 if TYPE_CHECKING:
     # torch needs the package, but this one does not.
@@ -45,7 +45,7 @@ class DcpCheckpoint(Checkpoint):
         self._tensors, self.notes = containers.find(content, reading, self.source, _is_tensor)
         self.entries = {key: Entry(tensor.shape, tensor.dtype) for key, tensor in self._tensors.items()}
         if metadata.others:
-            names = some([repr(name) for name in metadata.others])
+            names = quoted(metadata.others)
             self.notes += (f"values that are no tensors were not read: {names}",)
 
     @staticmethod

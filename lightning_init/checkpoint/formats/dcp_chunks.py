@@ -13,7 +13,7 @@ import torch
 from lightning_init.checkpoint.confined import leads_out, unsafe
 from lightning_init.checkpoint.formats.dcp_metadata import METADATA, Box, Metadata, Place, Shape, TensorMetadata
 from lightning_init.errors import CheckpointError, Fault
-from lightning_init.text import some
+from lightning_init.text import quoted
 
 __all__ = ["Chunk", "StoredTensor", "stored_tensors"]
 
@@ -192,7 +192,7 @@ def _unreadable(places: Sequence[Place], needed: int) -> str:
 
 def _told(folder: Path, faults: dict[str, list[str]]) -> Iterator[Fault]:
     for reason, names in list(faults.items())[:_MOST]:
-        keys = some([repr(name) for name in dict.fromkeys(names)])
+        keys = quoted(dict.fromkeys(names))
         yield Fault("checkpoint", f"{str(folder)!r} does not hold {keys} in full: {reason}")
     if len(faults) > _MOST:
         yield Fault("checkpoint", f"{str(folder)!r} has {len(faults) - _MOST} more faults of this kind")

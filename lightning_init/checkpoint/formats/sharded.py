@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lightning_init.checkpoint.base import Checkpoint, Entry, Reading
 from lightning_init.checkpoint.confined import leads_out
-from lightning_init.checkpoint.index import Index, is_index, quoted, read_index
+from lightning_init.checkpoint.index import Index, is_index, read_index
 from lightning_init.errors import CheckpointError, Fault
+from lightning_init.text import quoted
 
 __all__ = ["ShardedCheckpoint"]
 

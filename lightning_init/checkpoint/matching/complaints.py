@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from lightning_init.checkpoint.matching.keys import Keys
 from lightning_init.checkpoint.matching.matched import Match, Mismatch
-from lightning_init.checkpoint.matching.naming import some
 from lightning_init.checkpoint.matching.places import Place
+from lightning_init.text import quoted
 
 __all__ = ["nothing", "other_shapes", "refused", "too_few", "unlike"]
 
@@ -24,12 +24,12 @@ def nothing(found: Match, keys: Keys, places: Sequence[Place], wanted: Sequence[
     if not places:
         return f"there is no parameter or persistent buffer that {found.source!r} could fill"
     revised = [keys.names[key] for key in keys.below if key in found.names and not key.endswith(keys.names[key])]
-    after = f" (after revision {some(revised, 5)})" if revised else ""
+    after = f" (after revision {quoted(revised, 5)})" if revised else ""
     module = repr(found.into) if found.into else "the module"
-    told = f"no key of {found.source!r} fits; it has {some(keys.below, 5)}{after}, {module} has "
+    told = f"no key of {found.source!r} fits; it has {quoted(keys.below, 5)}{after}, {module} has "
     if not wanted:
-        return f"{told}{some(_names(places), 5)}, of which include and exclude leave none"
-    told += some(_names(wanted), 5)
+        return f"{told}{quoted(_names(places), 5)}, of which include and exclude leave none"
+    told += quoted(_names(wanted), 5)
     dropped = [adapted.mismatch for adapted in found.dropped.values()]
     if found.mismatched or dropped:
         return f"{told}; by name they match, but not in shape{_lines([*found.mismatched, *dropped])}"
@@ -70,7 +70,7 @@ def too_few(found: Match, keys: Keys, wanted: Sequence[Place], min_match: float)
     hint = keys.hint([name for place in lacking for name in place.names], found.into)
     return (
         f"{found.source!r} fills {count} of {len(filled)} parameters, which is less than {min_match:g} of them; not "
-        f"filled are {some(dict.fromkeys(place.whole.name for place in lacking), 8)}{f'; {hint}' if hint else ''}"
+        f"filled are {quoted(dict.fromkeys(place.whole.name for place in lacking), 8)}{f'; {hint}' if hint else ''}"
     )
 
 
@@ -78,11 +78,11 @@ def unlike(found: Match, lacking: Sequence[str]) -> str:
     """Keys and parameters do not agree one to one; empty if they do."""
     told = []
     if lacking:
-        told.append(f"parameters without a key: {some(lacking, 20)}")
+        told.append(f"parameters without a key: {quoted(lacking, 20)}")
     if found.dropped:
-        told.append(f"parameters that an adapter drops: {some(found.dropped, 20)}")
+        told.append(f"parameters that an adapter drops: {quoted(found.dropped, 20)}")
     if found.unexpected:
-        told.append(f"keys without a parameter: {some(found.unexpected, 20)}")
+        told.append(f"keys without a parameter: {quoted(found.unexpected, 20)}")
     return f"{found.source!r} and the module must agree one to one; {'; '.join(told)}" if told else ""
 
 

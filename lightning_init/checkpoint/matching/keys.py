@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lightning_init.checkpoint.matching.naming import WRAPPER_PARTS, some, splits, without_wrappers
+from lightning_init.checkpoint.matching.naming import WRAPPER_PARTS, splits, without_wrappers
 from lightning_init.checkpoint.matching.revise import revise
 from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.errors import CheckpointError, Fault
+from lightning_init.text import quoted
 
 __all__ = ["Keys"]
 
@@ -113,8 +114,8 @@ class Keys:
         )
         deeper = {f"{head}." for key in stripped for head, _ in splits(key) if f".{head}.".endswith(f".{self.prefix}")}
         if deeper:
-            told += f"; did you mean {some(sorted(deeper), 3)}?"
-        return f"{told}; some keys: {some(self._all, 5)}"
+            told += f"; did you mean {quoted(sorted(deeper), 3)}?"
+        return f"{told}; some keys: {quoted(self._all, 5)}"
 
 
 def _rest(parts: list[str], head: list[str]) -> list[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["WRAPPER_PARTS", "some", "splits", "without_wrappers"]
+__all__ = ["WRAPPER_PARTS", "splits", "without_wrappers"]
 
 WRAPPER_PARTS = frozenset(
     {"_checkpoint_wrapped_module", "_forward_module", "_fsdp_wrapped_module", "_orig_mod", "module"}
@@ -22,17 +22,6 @@ def without_wrappers(key: str) -> str:
     """
     *path, last = key.split(".")
     return ".".join([*(part for part in path if part not in WRAPPER_PARTS), last])
-
-
-def some(names: Iterable[str], limit: int = 8) -> str:
-    """Names for a message: the first few, and how many more there are.
-
-    >>> some(["a", "b", "c"], limit=2)
-    "'a', 'b' and 1 more"
-    """
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(repr, names[:limit])) + more
 
 
 def splits(name: str) -> Iterable[tuple[str, str]]:

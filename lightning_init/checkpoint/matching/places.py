@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_init.checkpoint.matching.keys import Keys
-from lightning_init.checkpoint.matching.naming import some, splits
+from lightning_init.checkpoint.matching.naming import splits
 from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.checkpoint.matching.target import Target
 from lightning_init.errors import CheckpointError, Fault, did_you_mean
 from lightning_init.scope import NamePattern
+from lightning_init.text import quoted
 
 __all__ = ["Place", "Places", "idle", "inside"]
 
@@ -137,7 +138,7 @@ class Places:
             for name in place.names:
                 found = self._keys.candidates(name)
                 if len(found) > 1:
-                    told = f"the keys {some(found)} of {self._source!r} all stand for {name!r}; keep one of them"
+                    told = f"the keys {quoted(found, 8)} of {self._source!r} all stand for {name!r}; keep one of them"
                     self.faults.append(Fault("checkpoint", told))
                 claims += [(self._keys.removed(key, name), key, name) for key in found]
         owner: dict[str, str] = {}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lightning_init.checkpoint.matching.naming import some, without_wrappers
+from lightning_init.checkpoint.matching.naming import without_wrappers
 from lightning_init.checkpoint.matching.rules import KeyRules, Revision
 from lightning_init.errors import CheckpointError, Fault
+from lightning_init.text import quoted
 
 __all__ = ["Revised", "revise"]
 
@@ -51,7 +52,7 @@ def revise(names: Mapping[str, str], rules: KeyRules, source: str) -> Revised:
         for key in changed:
             changed_by[key].append(i)
         if not changed:
-            told = f"{revision} changes no key of {source!r}; some of them: {some(before.values(), 5)}"
+            told = f"{revision} changes no key of {source!r}; some of them: {quoted(before.values(), 5)}"
             warnings.append(Fault(f"revise_keys[{i}]", told))
     together: dict[str, list[str]] = {}
     for key, name in now.items():
@@ -85,7 +86,7 @@ def _clash(
         pairs = sorted({i for key in keys for i in changed_by[key]})
         at_fault.update(pairs)
         by = " and ".join(f"revise_keys[{i}] {rules.revise[i]}" for i in pairs)
-        lines.append(f"\n      {name!r} from {some(keys)} by {by}")
+        lines.append(f"\n      {name!r} from {quoted(keys, 8)} by {by}")
     where = f"revise_keys[{at_fault.pop()}]" if len(at_fault) == 1 else "revise_keys"
     more = f"\n      and {len(lines) - 8} more names" if len(lines) > 8 else ""
     told = f"several keys of {source!r} have one name after revision; each must have a name of its own"

@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from lightning_init.checkpoint.confined import leads_out
 from lightning_init.checkpoint.folders import candidates, contents
-from lightning_init.checkpoint.index import quoted, read_index
+from lightning_init.checkpoint.index import read_index
 from lightning_init.checkpoint.sources.hub_address import HubAddress, parse
 from lightning_init.checkpoint.sources.hub_errors import Unreachable, asked
 from lightning_init.checkpoint.sources.registry import register_source
 from lightning_init.checkpoint.sources.shards import INDEX
 from lightning_init.errors import CheckpointError, Fault, checkpoint_error, did_you_mean
+from lightning_init.text import quoted
 
 __all__ = ["fetch"]
 
