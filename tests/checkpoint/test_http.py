@@ -158,6 +158,16 @@ class TestTheCache:
         )
         assert web.requests == []
 
+    def test_a_link_out_of_it_under_a_part(self, web: Web, cache: Path, tmp_path: Path) -> None:
+        url = web.serve("/w.pth", Answer(BODY, cut=HALF, ranges=True, etag='"1"'), Answer(status=404))
+        message(url)
+        (part,) = cache.rglob("partial")
+        part.rename(tmp_path / "mine")
+        part.symlink_to(tmp_path / "mine")
+        web.serve("/w.pth", Answer(BODY, ranges=True, etag='"1"'))
+        assert "holds a link that leads out of it; remove it" in message(url)
+        assert (tmp_path / "mine").read_bytes() == BODY[:HALF]
+
     def test_a_cache_that_is_a_link_as_a_whole(self, web: Web, cache: Path, tmp_path: Path) -> None:
         (tmp_path / "disk").mkdir()
         cache.parent.mkdir(parents=True)

@@ -80,6 +80,10 @@ class _Url:
 
     def fetch(self) -> Path:
         with telling(self.folder, self.shown):
+            if not is_inside(self.folder, self.checkpoints):
+                raise checkpoint_error(
+                    f"{self.shown!r}: in the cache, {str(self.folder)!r} holds a link that leads out of it; remove it"
+                )
             here = self._shards_here() if self.name.endswith(INDEX) else self._here()
         if here is not None:
             return here
@@ -153,10 +157,6 @@ class _Url:
         self.origin.write_text(json.dumps(_state(self.shared)), encoding="utf-8")
 
     def _shards_here(self) -> Path | None:
-        if not is_inside(self.folder, self.checkpoints):
-            raise checkpoint_error(
-                f"{self.shown!r}: in the cache, {str(self.folder)!r} holds a link that leads out of it; remove it"
-            )
         for index in sorted(self.folder.glob(f"*/{glob.escape(self.name)}")):
             complete = all((index.parent / name).is_file() for name in shard_names(index, self.shown))
             if complete and (not self.hash or digest(index).startswith(self.hash)):
