@@ -170,8 +170,9 @@ class Planner:
             rule = self._resolved(rule, selection)
             roots = selection.modules(replace(rule.scope, params=()))
             scope = replace(rule.scope, name=None)
+        spared = set(self.kept).union(*(self._filled_by(override, selection) for override in rule.overrides))
         for root in roots:
-            targets, slots = Selection(self.tree, root).targets(scope)
+            targets, slots = Selection(self.tree, root).targets(scope, spared)
             try:
                 # Opening is collective and the device a matter of each rank, so that comes first.
                 checkpoint = self._checkpoint(initializer)
@@ -189,6 +190,11 @@ class Planner:
                 if slot not in self.kept:
                     claims.append(Load(slot, rule.where, initializer.describe(), initializer, name, told, part))
             yield LoadStep(tuple(claims), rule.where, matched, checkpoint, selection.carrier)
+
+    def _filled_by(self, override: Rule, selection: Selection) -> set[Slot]:
+        """What an override writes over what its rule has loaded."""
+        resolved, _ = selection.resolved(override)
+        return {slot for slot, _ in selection.parameters(resolved.scope)}
 
     def _checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
         key = (str(initializer.checkpoint), initializer.sha256, initializer.reading)

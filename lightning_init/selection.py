@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,18 +81,32 @@ class Selection:
         descend(self.carrier, "", frozenset({self.carrier}))
         return list(found)
 
-    def targets(self, scope: Scope) -> tuple[list[Target], dict[str, tuple[Slot, str | None]]]:
-        """What a checkpoint may fill, and the slot (or part of one) behind every name."""
+    def targets(
+        self, scope: Scope, spared: Collection[Slot] = ()
+    ) -> tuple[list[Target], dict[str, tuple[Slot, str | None]]]:
+        """What a checkpoint may fill, and the slot (or part of one) behind every name.
+
+        Args:
+            scope: What the rule is about.
+            spared: What something else decides about in the end.
+
+        Returns:
+            All targets below the carrier, those out of scope marked; and their slots.
+        """
+        inside: dict[Slot, list[str]] = {}
         names: dict[Slot, list[str]] = {}
         for path, node in self.tree.below(self.carrier):
-            if not scope.has_layer(node.module):
-                continue
+            has_layer = scope.has_layer(node.module)
             for slot in self.tree.held(node, with_buffers=True):
-                for module, attribute in slot.places:
+                for attribute in (attribute for module, attribute in slot.places if module is node.module):
                     name = join(path, attribute)
-                    if module is node.module and scope.covers(name) and scope.takes(attribute, (attribute,)):
-                        names.setdefault(slot, []).append(name)
-        targets = [_target(slot, relative) for slot, relative in names.items()]
+                    names.setdefault(slot, []).append(name)
+                    if has_layer and scope.covers(name) and scope.takes(attribute, (attribute,)):
+                        inside.setdefault(slot, []).append(name)
+        targets = [
+            replace(_target(slot, inside.get(slot, every)), in_scope=slot in inside, is_spared=slot in spared)
+            for slot, every in names.items()
+        ]
         slots: dict[str, tuple[Slot, str | None]] = {}
         for slot, found in zip(names, targets, strict=True):
             slots[found.name] = (slot, None)

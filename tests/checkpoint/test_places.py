@@ -133,7 +133,7 @@ def test_patterns_that_match_nothing() -> None:
 def test_everything_is_excluded() -> None:
     found = told(Shapes(net_a_w=(2,)), *NET, rules=KeyRules.parse(exclude="**"))["checkpoint"]
     assert "it has 'net.a.w', the module has 'net.a.w', 'net.a.b', 'net.head.w', 'net.step'" in found
-    assert found.endswith("of which include and exclude leave none")
+    assert found.endswith("of which scope, include and exclude leave none")
 
 
 def test_nothing_fits_after_revision() -> None:

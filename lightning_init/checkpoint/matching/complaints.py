@@ -28,7 +28,7 @@ def nothing(found: Match, keys: Keys, places: Sequence[Place], wanted: Sequence[
     module = repr(found.into) if found.into else "the module"
     told = f"no key of {found.source!r} fits; it has {quoted(keys.below, 5)}{after}, {module} has "
     if not wanted:
-        return f"{told}{quoted(_names(places), 5)}, of which include and exclude leave none"
+        return f"{told}{quoted(_names(places), 5)}, of which scope, include and exclude leave none"
     told += quoted(_names(wanted), 5)
     dropped = [adapted.mismatch for adapted in found.dropped.values()]
     if found.mismatched or dropped:

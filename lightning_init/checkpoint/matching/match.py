@@ -114,6 +114,7 @@ class _Fits:
         self.converted: dict[str, tuple[torch.dtype, torch.dtype]] = {}
         self.adapted: dict[str, Adapted] = {}
         self.dropped: dict[str, Adapted] = {}
+        self.spared: list[str] = []
         self.mismatched: list[Mismatch] = []
         self.refused: list[tuple[Mismatch, Mapping[str, str]]] = []
         self.faults: list[Fault] = []
@@ -126,6 +127,9 @@ class _Fits:
         target, entry = place.target, self._checkpoint.entries[key]
         if entry.shape == target.shape:
             return True
+        if place.whole.is_spared:
+            self.spared.append(key)
+            return False
         mismatch = Mismatch(target.name, key, entry.shape, target.shape)
         if self._adapters is None:
             self.mismatched.append(mismatch)
@@ -168,7 +172,7 @@ class _Fits:
             adapted=self.adapted,
             dropped=self.dropped,
             converted=self.converted,
-            excluded=found.excluded,
+            excluded=(*found.excluded, *self.spared),
             names={key: name for key, name in keys.names.items() if key != name},
             warnings=keys.warnings,
         )

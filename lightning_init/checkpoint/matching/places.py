@@ -74,7 +74,7 @@ class Places:
     """The keys of all places.
 
     A key that stands for several names goes to the one that leaves most of it. What `KeyRules.include` and
-    `KeyRules.exclude` leave out is in question no more, neither as a key nor as a target.
+    `KeyRules.exclude` leave out is in question no more, neither as a key nor as a target; nor is what is out of scope.
 
     Args:
         places: All that is below ``into``.
@@ -99,7 +99,8 @@ class Places:
         self.key_of: dict[Place, str] = {}
         left_out: set[str] = set()
         for place in chosen:
-            admitted = {name for name in place.names if rules.admits(name, *self._also(place))}
+            asked = place.names if place.whole.in_scope else ()
+            admitted = {name for name in asked if rules.admits(name, *self._also(place))}
             left_out.update(taken[name] for name in place.names if name in taken and name not in admitted)
             if admitted:
                 self.wanted.append(place)

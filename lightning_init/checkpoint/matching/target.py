@@ -22,6 +22,8 @@ class Target:
         parts: The tensors that it is computed from, where it is parametrized. They are filled instead of it if the
             checkpoint has them, and not it.
         owners: The classes of the modules that hold it.
+        in_scope: The rule is about it; what is not is there to be seen by adapters.
+        is_spared: Something else decides in the end what it holds, so that its shape need not fit.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Target:
     is_buffer: bool
     parts: tuple[Target, ...] = ()
     owners: tuple[type, ...] = ()
+    in_scope: bool = True
+    is_spared: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
