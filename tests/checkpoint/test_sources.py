@@ -201,3 +201,11 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 def test_a_path_that_no_file_system_takes() -> None:
     assert "weights" in message("weights\0.pth")
     assert "cannot look at" in message("w" * 5000)
+
+
+def test_a_hash_of_an_index_would_leave_its_shards_unchecked(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "1.safetensors"}}')
+    with pytest.raises(CheckpointError, match=r"sha256: .* is an index of shards.*the shards would not be checked"):
+        locate(index, sha256=sha256_of(index.read_bytes()).hexdigest())
+    assert locate(index) == index

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from lightning_init.checkpoint.index import is_index
 from lightning_init.checkpoint.sources import http, hub, remote, torchvision_weights
 from lightning_init.checkpoint.sources.addresses import redacted, scheme_of
 from lightning_init.checkpoint.sources.cache import digest, hash_of_folder
@@ -35,7 +36,8 @@ def locate(source: str | os.PathLike[str], *, sha256: str | None = None) -> Path
 
     Raises:
         CheckpointError: No such scheme, no such file (with the nearest names in that folder), an empty file or folder,
-            something that is neither, another hash, a hash for a folder, or whatever the source told.
+            something that is neither, another hash, a hash for a folder or an index of shards, or whatever the source
+            told.
     """
     text = os.fspath(source)
     expected = _hash(sha256)
@@ -108,12 +110,17 @@ def _verify(path: Path, shown: str, expected: str) -> None:
     if path.is_dir():
         raise hash_of_folder(shown)
     try:
+        with path.open("rb") as file:
+            names_shards = is_index(file.read(16))
         found = digest(path)
     except OSError as failure:
         raise checkpoint_error(f"{shown!r} cannot be read: {failure.strerror or failure}") from failure
     if not found.startswith(expected):
         more = "" if len(expected) == 64 else "..."
         raise CheckpointError([Fault("sha256", f"{shown!r} has the SHA-256 {found}, expected {expected}{more}")])
+    if names_shards:
+        what = f"{shown!r} is an index of shards, and a hash is that of one file: the shards would not be checked"
+        raise CheckpointError([Fault("sha256", f"{what}; leave sha256 out, or load one file")])
 
 
 def _nearest(path: Path) -> str:
