@@ -13,16 +13,16 @@ before the clock starts; ranks start together, and the slowest counts.
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from torch import nn
 
 from lightning_init import init_weights
 from lightning_init.text import columns
+from tests.distributed.harness import find_free_port
 
 MIB = 2**20
 WIDTH = 2048
@@ -101,7 +102,7 @@ def write_files(folder: Path, layers: int) -> None:
     save_file(state, folder / "w.safetensors")
 
 
-def _status(name: str, pid: int | str = "self") -> int:
+def _status(name: str, pid: int | str | None = "self") -> int:
     """A line of ``/proc/<pid>/status``, in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
@@ -114,11 +115,14 @@ def _disk_bytes() -> int:
     return int(lines["read_bytes"])
 
 
-def be_rank(way: Way, path: str, layers: int) -> None:
-    """One rank of one measurement, in a process of its own; prints what it measured as JSON."""
-    ranks = int(os.environ["WORLD_SIZE"])
+def be_rank(index: int, path: str, layers: int, rank: int, ranks: int, port: int, told: Connection) -> None:
+    """One rank of one measurement, in a process of its own; sends what it measured."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks))
+    # As launchers share the cores out.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
+    way = WAYS[index]
     model = build(layers)
-    # Imports belong to the program, not to the loading.
+    # What is done once in a program, such as imports, does not belong to the loading.
     way.load(str(Path(path).with_name(f"small-{Path(path).name}")), build(1))
     if ranks > 1:
         dist.init_process_group("gloo")
@@ -130,8 +134,7 @@ def be_rank(way: Way, path: str, layers: int) -> None:
         dist.barrier()
         dist.destroy_process_group()
     total = model.get_parameter(f"{layers - 1}.weight").detach().sum().item()
-    # This is how the parent hears of it.
-    print(json.dumps({"before": before, "start": start, "end": end, "read": _disk_bytes() - read, "sum": total}))
+    told.send({"before": before, "start": start, "end": end, "read": _disk_bytes() - read, "sum": total})
 
 
 @dataclass(frozen=True)
@@ -148,25 +151,18 @@ def measure(index: int, path: Path, ranks: int, layers: int, *, cold: bool) -> F
     """One round."""
     if cold:
         _drop_from_cache(path)
-    port = _free_port()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.pretrained", "--be-rank", str(index), str(path), str(layers)],
-            env={
-                **os.environ,
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)),
-                "RANK": str(rank),
-                "WORLD_SIZE": str(ranks),
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
+    port = find_free_port()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_init", "mmengine.model", "safetensors.torch"])
+    processes: list[tuple[ForkServerProcess, Connection]] = []
+    for rank in range(ranks):
+        ours, theirs = context.Pipe()
+        arguments = (index, os.fspath(path), layers, rank, ranks, port, theirs)
+        process = context.Process(target=be_rank, args=arguments)
+        process.start()
+        processes.append((process, ours))
     with ThreadPoolExecutor(ranks) as pool:
-        told = list(pool.map(_follow, processes))
+        told = list(pool.map(lambda each: _follow(*each), processes))
     start = min(each["start"] for each, _ in told)
     return Figures(
         seconds=max(each["end"] for each, _ in told) - start,
@@ -181,20 +177,19 @@ def measure(index: int, path: Path, ranks: int, layers: int, *, cold: bool) -> F
     )
 
 
-def _follow(process: subprocess.Popen[str]) -> tuple[dict[str, Any], list[tuple[float, int]]]:
+def _follow(process: ForkServerProcess, told: Connection) -> tuple[dict[str, Any], list[tuple[float, int]]]:
     """What a rank tells, and its anonymous memory over time, seen from outside."""
     held: list[tuple[float, int]] = []
-    while process.poll() is None:
+    while process.is_alive() and not told.poll(0.002):
         try:
             held.append((time.monotonic(), _status("RssAnon", process.pid)))
         except (OSError, KeyError):
-            continue  # it has just ended
-        time.sleep(0.002)
-    assert process.stdout is not None
-    lines = process.stdout.read().splitlines()
-    if process.returncode:
-        raise RuntimeError(f"a rank ended with status {process.returncode}")
-    return json.loads(lines[-1]), held
+            break  # it has just ended
+    if not told.poll():
+        raise RuntimeError("a rank ended without a result; its traceback is above")
+    measured: dict[str, Any] = told.recv()
+    process.join()
+    return measured, held
 
 
 def _drop_from_cache(path: Path) -> None:
@@ -202,12 +197,6 @@ def _drop_from_cache(path: Path) -> None:
     os.fsync(file)
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(file)
-
-
-def _free_port() -> int:
-    from tests.distributed.harness import find_free_port  # noqa: PLC0415 - the ranks need none
-
-    return find_free_port()
 
 
 def table(layers: int, rounds: int, worlds: list[int]) -> Iterator[list[str]]:
@@ -246,13 +235,8 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024, help="size of the model (default: 1024)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds with the file in the page cache (default: 5)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes (default: 1 2 4)")
-    parser.add_argument("--be-rank", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     layers = arguments.mib * MIB // (4 * WIDTH * WIDTH)
-    if arguments.be_rank:
-        index, path, layers = arguments.be_rank
-        be_rank(WAYS[int(index)], path, int(layers))
-        return
     rows = list(table(layers, arguments.rounds, arguments.ranks))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     print(f"{arguments.mib} MiB of float32 in layers of 16 MiB; torch {torch.__version__}, {os.cpu_count()} cores,")
