@@ -22,6 +22,7 @@ ORDER = [
     "parametrized",
     "wrappers",
     "tree",
+    "elsewhere",
     "values",
     "scope",
     "initializers.laws",
