@@ -170,8 +170,8 @@ class InitWeightsCallback(callbacks.Callback):
         else:
             self._unlogged = True
         for callback in _callbacks(trainer):
-            if _is_weight_averaging(callback):
-                # Its copy of the module, if it made one already, is of before, and a restore needs all layers in it.
+            if _copies_weights(callback):
+                # Its copy, if it made one already, is of before, and a restore needs all layers in an average.
                 with _configured(pl_module):
                     callback.setup(trainer, pl_module, "fit")
 
@@ -241,10 +241,11 @@ def _of(trainer: pl.Trainer) -> list[InitWeightsCallback]:
     return [callback for callback in _callbacks(trainer) if isinstance(callback, InitWeightsCallback)]
 
 
-def _is_weight_averaging(callback: callbacks.Callback) -> bool:
-    # Lightning has it since 2.6.
-    averaging = getattr(callbacks, "WeightAveraging", None)
-    return averaging is not None and isinstance(callback, averaging)
+def _copies_weights(callback: callbacks.Callback) -> bool:
+    """In its ``setup`` it copies weights: to average them, or to prune and go back to them (the lottery ticket)."""
+    # Lightning has the former since 2.6.
+    averaging = getattr(callbacks, "WeightAveraging", callbacks.ModelPruning)
+    return isinstance(callback, (averaging, callbacks.ModelPruning))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, RankError
+from lightning_init.presence import absent
 
 __all__ = ["agree", "from_rank_zero", "one_first", "rank", "together", "world_size"]
 
@@ -55,6 +56,12 @@ class _Outcome:
     @property
     def where(self) -> str:
         return " of ".join(map(repr, reversed(self.place)))
+
+    @property
+    def told(self) -> str:
+        """What went wrong on the rank itself, behind another message."""
+        wrong = self.crash or "\n".join(map(str, self.faults))
+        return f"\nBefore that, on this rank: {wrong}" if wrong else ""
 
 
 @dataclass
@@ -232,7 +239,12 @@ def _exchange(talk: _Talk, value: Any = None, failure: Exception | None = None) 
         raise talk.lost
     mine = _outcome(tuple(talk.place), value, failure)
     outcomes = [mine] * world_size()
-    dist.all_gather_object(outcomes, mine)
+    try:
+        dist.all_gather_object(outcomes, mine)
+    except RuntimeError as broken:
+        # The process group is of no use any more.
+        talk.lost = RankError(_gone(mine, broken))
+        raise talk.lost from failure or broken
     met = len({outcome.place for outcome in outcomes}) == 1
     error = _error(outcomes, failure)
     if error is None and met:
@@ -245,6 +257,19 @@ def _exchange(talk: _Talk, value: Any = None, failure: Exception | None = None) 
     if error is failure:
         raise error
     raise error from failure
+
+
+def _gone(mine: _Outcome, error: RuntimeError) -> str:
+    """What is said where the ranks cannot be reached any more."""
+    ranks = absent("/".join(mine.place))
+    if ranks is None:
+        who = "rank 0, or whoever holds the store of the process group, is gone"
+    elif ranks:
+        who = f"no answer from {_ranks(ranks)}, which ended or hang"
+    else:
+        who = "all ranks answer by now; one was later than the timeout of the process group allows"
+    cause = str(error).partition(". ")[0]
+    return f"the ranks lost each other in {mine.where}: {who} ({cause}){mine.told}"
 
 
 def _outcome(place: tuple[str, ...], value: Any, failure: Exception | None) -> _Outcome:

@@ -45,6 +45,7 @@ class Ledger:
         settings: How the initialisation is run.
         written: Who wrote a parameter last.
         kept: The places of the rules that protect parameters.
+        elsewhere: The libraries that had filled parameters.
         loaded: The places of the rules whose checkpoint a parameter holds now.
         loads: The checkpoints that were read.
         warnings: What is probably not meant.
@@ -54,6 +55,7 @@ class Ledger:
     settings: Settings
     written: dict[str, Written] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
     loads: list[LoadStep] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -69,6 +71,7 @@ class Ledger:
         self.warnings += fresh
         self.notes += [note for note in plan.notes if note not in self.notes]
         self.kept.update({slot.name: where for slot, where in plan.kept.items()})
+        self.elsewhere.update({slot.name: by for slot, by in plan.elsewhere.items()})
         return fresh
 
     def filled(self, name: str, by: Written) -> None:
@@ -132,6 +135,7 @@ class Ledger:
 
     def _row(self, slot: Slot) -> Row:
         written = self.written.get(slot.name, Written(None))
+        elsewhere = None if slot.name in self.written else self.elsewhere.get(slot.name)
         return Row(
             slot.name,
             slot.aliases,
@@ -140,7 +144,7 @@ class Ledger:
             initializer=written.initializer,
             source=written.source,
             expected=written.expected,
-            kept_by=self.kept.get(slot.name),
+            kept_by=self.kept.get(slot.name) or elsewhere,
         )
 
 

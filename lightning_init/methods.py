@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from lightning_init.elsewhere import LIBRARIES
+
 __all__ = ["OwnMethod", "own_method", "runs_steps"]
 
-# These libraries initialise their models when they build or load them.
-_SELF_INITIALISED = ("timm", "transformers")
 _MARK = "lightning_init_runs_steps"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ def own_method(module: nn.Module) -> OwnMethod:
         return OwnMethod()
     source = f"{type(module).__name__}.init_weights"
     replaces_steps = any(getattr(vars(cls)["init_weights"], _MARK, False) for cls in owners)
-    if of_instance is None and owners[0].__module__.partition(".")[0] in _SELF_INITIALISED:
+    if of_instance is None and owners[0].__module__.partition(".")[0] in LIBRARIES:
         library = owners[0].__module__.partition(".")[0]
         told = f"{source} is not run: it comes from {library}, whose models have initialised themselves"
         return OwnMethod(source, replaces_steps, told)

@@ -45,7 +45,8 @@ class PlanEntry:
         dtype: The type of its elements.
         is_buffer: It is a buffer.
         claims: All that would write it, in the order of writing.
-        kept_by: The ``Keep`` rule that protects it, if there is one.
+        kept_by: What protects it, if anything does: a ``Keep`` rule, or the library that has filled it and that no
+            rule reaches by ``name``.
     """
 
     name: str
@@ -78,6 +79,7 @@ class InitPlan:
     steps: Sequence[Step] = field(default=(), repr=False, compare=False)
     executed: frozenset[Claim] = field(default=frozenset(), repr=False, compare=False)
     kept: dict[Slot, str] = field(default_factory=dict, repr=False, compare=False)
+    elsewhere: dict[Slot, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> PlanEntry:
         """The entry of a parameter by any of its names."""
@@ -137,11 +139,10 @@ class InitPlan:
 
 def _winner(entry: PlanEntry, legend: Legend) -> str:
     """Who writes last, and the methods that may write after it."""
-    if entry.kept_by:
-        return f"kept by {entry.kept_by}"
     winner = entry.winner
     after = entry.claims[entry.claims.index(winner) + 1 :] if winner else entry.claims
-    told = legend.number(winner.source, winner.what) if winner else "nobody, constructor's values"
+    nobody = f"kept by {entry.kept_by}" if entry.kept_by else "nobody, constructor's values"
+    told = legend.number(winner.source, winner.what) if winner else nobody
     if winner and winner.key:
         told += f" {winner.key}"
     methods = [legend.number(claim.source, claim.what) for claim in after]

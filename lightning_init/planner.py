@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from lightning_init.checkpoint.base import Checkpoint, Reading
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import Rule, carried_by, is_initialised, own_attribute, read
+from lightning_init.elsewhere import initialised_elsewhere
 from lightning_init.errors import Fault, InitError
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.methods import own_method
 from lightning_init.selection import Selection
 from lightning_init.steps import Call, Done, Fill, FillStep, Load, LoadStep, Step
+from lightning_init.text import some
 from lightning_init.tree import Node, Slot, Tree, join
 
 __all__ = ["Planner"]
@@ -35,6 +37,7 @@ class Planner:
         warnings: What is probably not meant.
         notes: What the user may want to know.
         kept: The slots that a ``Keep`` rule protects, with the place of that rule.
+        elsewhere: The slots that another library has filled, with its name: a rule has to reach them by ``name``.
     """
 
     def __init__(self, tree: Tree, open_checkpoint: Opener, label: str = "init_cfg") -> None:
@@ -44,6 +47,7 @@ class Planner:
         self.warnings: list[Fault] = []
         self.notes: list[str] = []
         self.kept: dict[Slot, str] = {}
+        self.elsewhere = initialised_elsewhere(tree)
         self._kept_nodes: set[Node] = set()
         self._open = open_checkpoint
         self._given_label = label
@@ -143,7 +147,10 @@ class Planner:
         rule = self._resolved(rule, selection)
         meant = dict(selection.parameters(rule.scope))
         claims = []
+        spared = () if rule.scope.name else self._spared(rule, meant)
         for slot, name in meant.items():
+            if slot in spared:
+                continue
             is_bias = name == "bias" and not rule.bias_by_initializer
             what = initializer.describe_bias() if is_bias else initializer.describe()
             if slot not in self.kept:
@@ -151,7 +158,25 @@ class Planner:
         self.faults.extend(fault for slot, fault in selection.undone_by_hooks(rule) if slot not in self.kept)
         if not meant and (rule.scope or not rule.overrides):
             self._matches_nothing(rule, selection)
+        self._over_others(rule, (claim.slot for claim in claims))
         return FillStep(tuple(claims), selection.carrier)
+
+    def _spared(self, rule: Rule, meant: Collection[Slot]) -> set[Slot]:
+        """What another library has filled and a rule without a ``name`` leaves alone; told."""
+        found = {slot: self.elsewhere[slot] for slot in meant if slot in self.elsewhere and slot not in self.kept}
+        for by, slots in _grouped(found).items():
+            told = f"leaves alone what {by} has filled, {_names(slots)}; a rule with a `name` writes it"
+            if len(found) < len(meant):
+                self.notes.append(f"{rule.where}: {told}")
+            else:
+                self.warnings.append(Fault(rule.where, f"has no effect, since it {told}"))
+        return set(found)
+
+    def _over_others(self, rule: Rule, slots: Iterable[Slot]) -> None:
+        """Tells that a rule writes what another library has filled."""
+        found = {slot: self.elsewhere[slot] for slot in slots if slot in self.elsewhere}
+        for by, over in _grouped(found).items():
+            self.notes.append(f"{rule.where}: writes over what {by} has filled: {_names(over)}")
 
     def _resolved(self, rule: Rule, selection: Selection) -> Rule:
         rule, faults = selection.resolved(rule)
@@ -189,6 +214,7 @@ class Planner:
                 told = f"{key} ({detail})" if detail else key
                 if slot not in self.kept:
                     claims.append(Load(slot, rule.where, initializer.describe(), initializer, name, told, part))
+            self._over_others(rule, (claim.slot for claim in claims))
             yield LoadStep(tuple(claims), rule.where, matched, checkpoint, selection.carrier)
 
     def _filled_by(self, override: Rule, selection: Selection) -> set[Slot]:
@@ -219,3 +245,15 @@ def _with_overrides(rules: Iterable[Rule]) -> Iterator[Rule]:
     for rule in rules:
         yield rule
         yield from _with_overrides(rule.overrides)
+
+
+def _grouped(found: Mapping[Slot, str]) -> dict[str, list[Slot]]:
+    """The slots under what is said of them."""
+    groups: dict[str, list[Slot]] = {}
+    for slot, by in found.items():
+        groups.setdefault(by, []).append(slot)
+    return groups
+
+
+def _names(slots: Iterable[Slot]) -> str:
+    return some([slot.name for slot in slots])

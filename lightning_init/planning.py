@@ -113,12 +113,13 @@ def make_plan(
         raise CheckpointError(planner.checkpoint_faults)
     overwritten, notes = _over_checkpoints(steps, so_far.loaded)
     return InitPlan(
-        _entries(tree.slots if at is None else tree.part(node), steps, executed, planner.kept),
+        _entries(tree.slots if at is None else tree.part(node), steps, executed, planner),
         tuple(dict.fromkeys([*planner.warnings, *overwritten])),
         tuple(dict.fromkeys([*planner.notes, *notes])),
         steps,
         frozenset(executed),
         planner.kept,
+        planner.elsewhere,
     )
 
 
@@ -162,7 +163,7 @@ def _over_checkpoints(steps: Sequence[Step], loaded_before: Mapping[Slot, str]) 
 
 
 def _entries(
-    slots: Sequence[Slot], steps: Sequence[Step], executed: set[Claim], kept: Mapping[Slot, str]
+    slots: Sequence[Slot], steps: Sequence[Step], executed: set[Claim], planner: Planner
 ) -> tuple[PlanEntry, ...]:
     claims: dict[Slot, list[PlannedClaim]] = {slot: [] for slot in slots}
 
@@ -185,8 +186,12 @@ def _entries(
                     if planned not in claims[claim.slot]:
                         claims[claim.slot].append(planned)
 
+    def kept_by(slot: Slot) -> str | None:
+        written = any(claim.certain for claim in claims[slot])
+        return planner.kept.get(slot) or (None if written else planner.elsewhere.get(slot))
+
     collect(steps, certain=True)
     return tuple(
-        PlanEntry(slot.name, slot.aliases, slot.shape, slot.dtype, slot.is_buffer, tuple(found), kept.get(slot))
+        PlanEntry(slot.name, slot.aliases, slot.shape, slot.dtype, slot.is_buffer, tuple(found), kept_by(slot))
         for slot, found in claims.items()
     )

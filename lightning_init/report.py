@@ -58,7 +58,7 @@ class Row:
         source: Where it was declared (``"LitNet.init_cfg[0].override[0]"``), or the class and method that wrote it
             (``"ToyConv.init_weights"``); None for an untouched parameter.
         expected: What the law says; None for a checkpoint, a method or an untouched parameter.
-        kept_by: The ``Keep`` rule that protects it.
+        kept_by: What protects it: a ``Keep`` rule, or the library that has filled it already.
         statistics: The measured ones, by the names in `lightning_init.metrics.STATISTICS`; None before `measure`.
     """
 
@@ -80,7 +80,7 @@ class Row:
             "x".join(map(str, self.shape)) or "scalar",
             str(self.dtype).removeprefix("torch."),
             self.written_by,
-            self.source or "",
+            self.source or self.kept_by or "",
             _number(self.expected.mean) if self.expected else "",
             _number(self.expected.std) if self.expected else "",
             *measured,
@@ -240,7 +240,8 @@ class InitReport:
         rows: list[tuple[str, ...]] = [header]
         for row in self.rows:
             name, shape, dtype, _, _, *expected = row.cells()[:7]
-            by = row.written_by if row.source is None else legend.number(row.source, row.written_by)
+            where = row.source or row.kept_by
+            by = legend.number(where, row.written_by) if where else row.written_by
             measured = [_number(row.statistics[key]) for key in ("mean", "std")] if row.statistics else ["", ""]
             rows.append((name, shape, dtype, by, *measured, *expected))
         if not self.is_measured:

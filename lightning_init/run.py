@@ -19,6 +19,7 @@ from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import is_initialised
 from lightning_init.errors import Fault, InitConfigError
+from lightning_init.finite import refuse_nan
 from lightning_init.ledger import Ledger, Written, warn
 from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta, reset
 from lightning_init.plan import InitPlan
@@ -250,6 +251,7 @@ class Run:
                 for claim in step.claims:
                     if claim in executed:
                         self._writer.fill(claim)
+                        refuse_nan(claim)
             elif isinstance(step, LoadStep):
                 self._writer.load(step, [claim for claim in step.claims if claim in executed])
             elif isinstance(step, Call):

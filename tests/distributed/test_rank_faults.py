@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lightning_init import BaseModule, InitWarning, InitWeightsCallback, init_weights
+from lightning_init import INITIALIZERS, BaseModule, InitWarning, InitWeightsCallback, init_weights
 from lightning_init.checkpoint.sources.registry import SOURCES, register_source
 from lightning_init.distributed import rank
+from lightning_init.initializers.base import Fans, TensorInitializer
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import LitNet, RecordingDDP, Told, digests, fit, told
 
@@ -80,6 +82,10 @@ def another_file_on_rank_one(folder: Path) -> None:
     fit_on_two([pretrained(f"of-rank://{folder / 'both'}")])
 
 
+def other_values_on_rank_one(folder: Path) -> None:
+    init_weights(LitNet([pretrained(f"of-rank://{folder / 'values'}")]))
+
+
 def no_network_on_rank_zero(folder: Path) -> None:
     fit_on_two([pretrained("no-network://w.pth"), pretrained("no-network://v.pth")])
 
@@ -138,6 +144,27 @@ def a_warning_that_is_an_error(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", InitWarning)
         fit_on_two([normal(layer="Linaer")])
+
+
+@INITIALIZERS.register("NanOnRankForTests")
+@dataclass(frozen=True)
+class NanOnRankInit(TensorInitializer):
+    """Writes NaN on some ranks."""
+
+    ranks: Sequence[int] = ()
+
+    def fill(self, tensor: torch.Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:
+        nn.init.constant_(tensor, 0.5)
+        if rank() in self.ranks:
+            tensor[..., -1] = torch.nan
+
+
+def a_nan_on_rank_one(folder: Path) -> None:
+    init_weights(LitNet([{"type": "NanOnRankForTests", "layer": "Linear", "ranks": [1]}]))
+
+
+def a_nan_everywhere(folder: Path) -> None:
+    init_weights(LitNet([{"type": "NanOnRankForTests", "name": "head", "ranks": [0, 1]}]))
 
 
 # Code of the user. It has written by then, so the weights are not looked at.
@@ -251,6 +278,7 @@ CASES: tuple[Callable[[Path], None], ...] = (
     missing_on_rank_zero,
     missing_on_rank_one,
     another_file_on_rank_one,
+    other_values_on_rank_one,
     no_network_on_rank_zero,
     no_rule_for_it_on_rank_one,
     a_second_one_on_rank_zero,
@@ -262,6 +290,8 @@ CASES: tuple[Callable[[Path], None], ...] = (
     initialised_on_rank_one_already,
     initialised_on_rank_zero_already_without_a_trainer,
     a_warning_that_is_an_error,
+    a_nan_on_rank_one,
+    a_nan_everywhere,
     code_that_fails_on_rank_zero,
     code_that_fails_on_rank_one,
     a_setup_that_fails_on_rank_one,
@@ -310,6 +340,9 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Told
         (folder / name).mkdir()
         for i in held:
             torch.save({"head.bias": torch.zeros(6 + i)}, folder / name / f"{i}.pth")
+    (folder / "values").mkdir()
+    for i in range(2):
+        torch.save({"head.bias": torch.full((6,), float(i))}, folder / "values" / f"{i}.pth")
     return run_ranks(2, run_cases, folder, deadline=110)
 
 
@@ -354,6 +387,11 @@ def test_a_file_that_does_not_fit_on_one_rank_ends_all(cases: Cases) -> None:
     message = failed_alike(cases["another_file_on_rank_one"], "CheckpointError")
     assert "head.bias" in message
     assert message.endswith("[on rank 1]")
+
+
+def test_values_that_differ_are_told_with_the_parameter(cases: Cases) -> None:
+    message = failed_alike(cases["other_values_on_rank_one"], "RankError")
+    assert "different weights after the initialisation: head.bias (rank 1 against rank 0);" in message
 
 
 def test_a_source_that_raises_an_error_of_its_own_ends_all(cases: Cases) -> None:
@@ -413,6 +451,13 @@ def test_a_warning_that_is_an_error_on_rank_zero_ends_all(cases: Cases) -> None:
     assert zero[0] == "InitWarning"
     assert one[0] == "RankError"
     assert f"InitWarning: {zero[1]}" in one[1]
+
+
+def test_a_nan_is_told_with_the_rule_that_wrote_it_and_the_rank(cases: Cases) -> None:
+    message = failed_alike(cases["a_nan_on_rank_one"], "InitConfigError")
+    assert message == "LitNet.init_cfg[0]: NanOnRankForTests(ranks=[1]) wrote NaN into 'head.weight' [on rank 1]"
+    message = failed_alike(cases["a_nan_everywhere"], "InitConfigError")
+    assert message == "LitNet.init_cfg[0]: NanOnRankForTests(ranks=[0, 1]) wrote NaN into 'head.weight'"
 
 
 @pytest.mark.parametrize("which", [0, 1])
