@@ -25,7 +25,7 @@ from lightning_init.planning import check_configs
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
 from lightning_init.tree import Tree
-from lightning_init.wrappers import unwrap
+from lightning_init.wrappers import class_name, unwrap
 
 __all__ = ["InitWeightsCallback"]
 
@@ -102,7 +102,7 @@ class InitWeightsCallback(callbacks.Callback):
             self.report, self._unlogged = None, False
         if is_initialised(pl_module):
             distributed.together("nothing, since is_init is True", lambda: None)
-            rank_zero_info(f"{type(pl_module).__name__} is initialised already (is_init is True): its weights are kept")
+            rank_zero_info(f"{class_name(pl_module)} is initialised already (is_init is True): its weights are kept")
             return
         distributed.together("the check of the configs", partial(self._check, trainer, pl_module))
         _arm(pl_module, "setup", _after_setup)

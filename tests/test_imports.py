@@ -18,6 +18,8 @@ ORDER = [
     "settings",
     "rng",
     "distributed",
+    "sharding",
+    "gathering",
     "digests",
     "parametrized",
     "wrappers",

@@ -1,0 +1,109 @@
+"""Parameters that are spread over ranks get the bits that they have in a single process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import distributed, nn
+
+from lightning_init import KaimingInit, init_weights
+from tests.distributed.harness import run_ranks
+from tests.distributed.models import Told, told
+from tests.distributed.sharded import RULES, SHARDINGS, Noisy, built, possible, whole
+
+
+def initialised(sharding: str | None, on_meta: bool = False) -> tuple[dict[str, str], str]:
+    """The bits of all parameters, and the report."""
+    net = built(sharding, on_meta=on_meta)
+    report = init_weights(net, RULES, seed=7)
+    return whole(net), str(report)
+
+
+def of_every_sharding(ranks: int) -> dict[str, tuple[dict[str, str], str]]:
+    return {name: initialised(name, on_meta=i % 2 == 0) for i, name in enumerate(possible(ranks))}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_bits_of_a_single_process(ranks: int) -> None:
+    alone = initialised(None)
+    for found in run_ranks(ranks, of_every_sharding, ranks):
+        assert found == dict.fromkeys(possible(ranks), alone)
+
+
+class Forked(nn.Module):
+    """Its method writes other numbers on one rank, to one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4, 3))
+        self.other = nn.Parameter(torch.zeros(4, 3))
+
+    def init_weights(self) -> None:
+        nn.init.ones_(self.other)
+        nn.init.ones_(self.weight)
+        if distributed.get_rank() == 3:
+            self.weight.data[2] = 5
+
+
+def of_a_fork(kind: str) -> Told:
+    module = Forked()
+    SHARDINGS[kind](module)
+    return told(lambda: init_weights(module, seed=0))
+
+
+def test_replicas_of_a_share_are_compared_and_no_others() -> None:
+    for outcome in run_ranks(4, of_a_fork, "hybrid"):
+        assert outcome.error == "RankError"
+        assert "weight[2:4,0:3] (rank 3 against rank 1)" in outcome.message
+        assert "other" not in outcome.message
+
+
+class Failing(nn.Module):
+    """Its method fails on one rank, while the others go on to gather the next module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4, 3))
+
+    def init_weights(self) -> None:
+        if distributed.get_rank() == 1:
+            raise KeyError("of the user")
+
+
+def of_a_failure() -> Told:
+    module = nn.Sequential(Failing(), Noisy())
+    SHARDINGS["fsdp"](module)
+    before = dict(module.named_parameters())
+    outcome = told(lambda: init_weights(module, seed=0))
+    assert all(parameter is before[name] for name, parameter in module.named_parameters())
+    return outcome
+
+
+def test_a_method_that_fails_on_one_rank_ends_all() -> None:
+    first, second = run_ranks(2, of_a_failure)
+    assert first.error == "RankError"
+    assert "KeyError: 'of the user'" in first.message
+    assert second.error == "KeyError"
+
+
+def of_functional() -> Told:
+    net = built("fsdp")
+    return told(lambda: KaimingInit(layer="Linear")(net))
+
+
+def test_what_draws_from_the_generators_of_ranks_is_refused() -> None:
+    (outcome,) = run_ranks(1, of_functional)
+    assert outcome.error == "InitConfigError"
+    assert "wide.weight: cannot be written: it is spread over ranks" in outcome.message
+
+
+def of_a_parametrized_one() -> Told:
+    module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    SHARDINGS["fsdp"](module)
+    return told(lambda: init_weights(module, {"type": "Normal", "layer": "Linear"}, seed=0))
+
+
+def test_a_parametrized_one_is_refused() -> None:
+    (outcome,) = run_ranks(1, of_a_parametrized_one)
+    assert outcome.error == "InitConfigError"
+    assert "cannot write '0.weight': it is parametrized" in outcome.message
