@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, RankError
 
-__all__ = ["agree", "from_rank_zero", "one_first", "rank", "together", "world_size"]
+__all__ = ["agree", "from_all", "from_rank_zero", "one_first", "rank", "together", "world_size"]
 
 T = TypeVar("T")
 
@@ -216,6 +216,19 @@ def agree(
         raise RankError(
             told([f"{name} ({_ranks(those)} against rank {first})" for (name, first), those in differing.items()])
         )
+
+
+def from_all(stage: str, value: T) -> list[T]:
+    """The values of all ranks, in their order.
+
+    Args:
+        stage: As for `together`.
+        value: That of this rank; it must pickle.
+    """
+    if world_size() == 1:
+        return [value]
+    with _inside(stage) as talk:
+        return [outcome.value for outcome in _exchange(talk, value)]
 
 
 @contextmanager

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import distributed, nn
 
-from lightning_init import KaimingInit, init_weights
+from lightning_init import KaimingInit, WeightStatistics, init_weights
+from lightning_init.engine import execute
+from lightning_init.metrics import statistics_of
+from lightning_init.settings import Settings, Sync
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import Told, told
-from tests.distributed.sharded import RULES, SHARDINGS, Noisy, built, possible, whole
+from tests.distributed.sharded import RULES, SHARDINGS, Net, Noisy, built, possible, whole
 
 
 def initialised(sharding: str | None, on_meta: bool = False) -> tuple[dict[str, str], str]:
@@ -107,3 +113,57 @@ def test_a_parametrized_one_is_refused() -> None:
     (outcome,) = run_ranks(1, of_a_parametrized_one)
     assert outcome.error == "InitConfigError"
     assert "cannot write '0.weight': it is parametrized" in outcome.message
+
+
+def fill_the_file(path: Path, kind: str) -> Path:
+    torch.manual_seed(5)
+    values = {name: torch.randn(parameter.shape) for name, parameter in Net().named_parameters()}
+    # Another shape, for an adapter; and a padding row that is not zero, which counts.
+    values["conv.weight"] = torch.randn(5, 1, 3, 3)
+    if kind == "safetensors":
+        save_file(values, path)
+    else:
+        torch.save(values, path)
+    return path
+
+
+def loaded(sharding: str | None, path: Path, sync: Sync) -> tuple[dict[str, str], str]:
+    net = built(sharding)
+    cfg = {"type": "Pretrained", "checkpoint": path, "on_mismatch": "adapt"}
+    report = execute(net, Settings(seed=0, sync=sync), init_cfg=cfg)
+    return whole(net), str(report)
+
+
+def loaded_everywhere(ranks: int, paths: list[Path]) -> dict[str, tuple[dict[str, str], str]]:
+    # Every sharding with one kind of file and one way to read it.
+    return {
+        name: loaded(name, paths[i % 2], "broadcast" if i in (1, 2) else "rank_zero_first")
+        for i, name in enumerate(possible(ranks))
+    }
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_checkpoint_gives_every_rank_its_share(tmp_path: Path, ranks: int) -> None:
+    paths = [fill_the_file(tmp_path / f"w.{kind}", kind) for kind in ("safetensors", "pth")]
+    alone = [loaded(None, path, "rank_zero_first") for path in paths]
+    for found in run_ranks(ranks, loaded_everywhere, ranks, paths):
+        assert found == {name: alone[i % 2] for i, name in enumerate(possible(ranks))}
+
+
+def measured_by_a_metric() -> dict[str, dict[str, float]]:
+    net = built("fsdp")
+    init_weights(net, RULES, seed=7)
+    metric = WeightStatistics()
+    metric.update(dict(net.named_parameters()))
+    found: dict[str, dict[str, float]] = metric.compute()
+    return found
+
+
+def test_a_metric_measures_the_whole() -> None:
+    net = built(None)
+    init_weights(net, RULES, seed=7)
+    expected = {name: statistics_of(parameter) for name, parameter in net.named_parameters()}
+    for found in run_ranks(2, measured_by_a_metric):
+        assert found.keys() == expected.keys()
+        for name, values in found.items():
+            assert values == pytest.approx(expected[name], rel=1e-9, abs=1e-9), name
