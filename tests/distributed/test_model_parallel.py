@@ -122,7 +122,7 @@ def test_a_resumed_run_keeps_its_weights_even_if_a_checkpoint_is_gone(tmp_path: 
 
 
 class Search(Callback):
-    """Saves and restores around a search, as those of Lightning do; its `lr_find` itself fails on sharded optimizers."""
+    """Saves and restores around a search, as those of Lightning do; its `lr_find` fails on sharded optimizers."""
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         path = Path(trainer.default_root_dir) / "search.ckpt"
@@ -131,7 +131,7 @@ class Search(Callback):
 
 
 def a_search(folder: Path) -> tuple[dict[str, str], bool, Any]:
-    rest = {"callbacks": [Search()], "default_root_dir": folder}
+    rest: dict[str, Any] = {"callbacks": [Search()], "default_root_dir": folder}
     weights, callback, _ = fitted(ShardedNet(lr=0.1), (2, 1), **rest)
     gone = ShardedNet({"type": "Pretrained", "checkpoint": str(folder / "gone.pth")}, lr=0.1)
     return weights, callback.report is not None, told(lambda: fitted(gone, (2, 1), **rest))

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.profiler import ProfilerActivity, profile
 
 from lightning_init import KaimingInit, WeightStatistics, init_weights
 from lightning_init.engine import execute
+from lightning_init.initializers.fill import fill_
+from lightning_init.initializers.laws import NormalLaw
 from lightning_init.metrics import statistics_of
+from lightning_init.rng import BLOCK, Stream
 from lightning_init.settings import Settings, Sync
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import Told, told
@@ -34,6 +40,30 @@ def test_the_bits_of_a_single_process(ranks: int) -> None:
     alone = initialised(None)
     for found in run_ranks(ranks, of_every_sharding, ranks):
         assert found == dict.fromkeys(possible(ranks), alone)
+
+
+def drawn_and_largest() -> tuple[list[int], list[int], int]:
+    mesh = init_device_mesh("cpu", (2,))
+    rows, columns = (distribute_tensor(torch.zeros(1024, 4096), mesh, [Shard(dim)]) for dim in (0, 1))
+    drawn: tuple[list[int], list[int]] = [], []
+    for tensor, blocks in zip((rows, columns), drawn, strict=True):
+
+        def generators(block: int, tensor: Tensor = tensor, blocks: list[int] = blocks) -> torch.Generator:
+            blocks.append(block)
+            return Stream(0, "w").generator(block)
+
+        fill_(tensor, NormalLaw(0, 1), generators)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+        fill_(columns, NormalLaw(0, 1), Stream(0, "w").generator)
+    return *drawn, max(event.cpu_memory_usage for event in told.events())
+
+
+def test_a_rank_draws_the_blocks_of_its_share_one_at_a_time() -> None:
+    for rank, (rows, columns, largest) in enumerate(run_ranks(2, drawn_and_largest)):
+        assert rows == list(range(8 * rank, 8 * rank + 8))
+        assert columns == list(range(16))
+        # What is allocated at once: the buffer of one block; the share has eight times that.
+        assert largest < 1.1 * 4 * BLOCK
 
 
 class Forked(nn.Module):
