@@ -134,7 +134,7 @@ def a_search(folder: Path) -> tuple[dict[str, str], bool, Any]:
     rest: dict[str, Any] = {"callbacks": [Search()], "default_root_dir": folder}
     weights, callback, _ = fitted(ShardedNet(lr=0.1), (2, 1), **rest)
     gone = ShardedNet({"type": "Pretrained", "checkpoint": str(folder / "gone.pth")}, lr=0.1)
-    return weights, callback.report is not None, told(lambda: fitted(gone, (2, 1), **rest))
+    return weights, callback.report is not None, told(lambda: fitted(gone, (2, 1), **rest)[0])
 
 
 def test_a_search_that_restores_is_no_resumed_run(tmp_path: Path) -> None:
