@@ -8,9 +8,11 @@ from functools import partial
 from torch import Tensor
 
 from lightning_init.errors import Fault
+from lightning_init.initializers.fill import obstacle_of_placement
 from lightning_init.plan import InitPlan
 from lightning_init.rng import Stream
 from lightning_init.settings import Settings
+from lightning_init.sharding import is_sharded
 from lightning_init.steps import Call, Claim, Fill, Load
 from lightning_init.values import trial
 
@@ -54,8 +56,14 @@ def _lost(call: Call, plan: InitPlan) -> Iterator[Fault]:
 def _unwritable(claim: Claim, *, gets_storage: bool) -> Iterator[Fault]:
     """What keeps a claim from being written to the module as it is now."""
     slot = claim.slot
-    if slot.is_meta and not gets_storage:
+    placed = next(filter(None, map(obstacle_of_placement, slot.tensors)), None)
+    if placed:
+        yield Fault(claim.source, f"cannot write {slot.name!r}: {placed}")
+    elif slot.is_meta and not gets_storage:
         yield Fault(claim.source, f"{slot.name!r} {_META}")
+    elif slot.parts and any(map(is_sharded, slot.tensors)) and not (isinstance(claim, Load) and claim.part):
+        told = "is parametrized, and what it is computed from is spread over ranks: initialise it before it is sharded"
+        yield Fault(claim.source, f"cannot write {slot.name!r}: it {told}")
     elif slot.parts and not slot.is_meta and not (isinstance(claim, Load) and claim.part):
         reason = trial(slot, partial(_fill, claim) if isinstance(claim, Fill) else None)
         if reason:

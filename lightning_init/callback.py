@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch import callbacks
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init import distributed
@@ -25,19 +25,20 @@ from lightning_init.planning import check_configs
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
 from lightning_init.tree import Tree
-from lightning_init.wrappers import unwrap
+from lightning_init.wrappers import class_name, unwrap
 
 __all__ = ["InitWeightsCallback"]
 
 _LABEL = "InitWeightsCallback.init_cfg"
-_HOOKS = ("setup", "configure_model")
+_HOOKS = ("setup", "configure_model", "on_fit_start")
 
 
 class InitWeightsCallback(callbacks.Callback):
     """Initialises the LightningModule at the start of ``fit``, and logs what every layer started from.
 
     It runs right after ``configure_model``: the layers of ``__init__``, ``setup`` and ``configure_model`` exist, and
-    neither a checkpoint is restored, nor an optimizer made, nor the module wrapped for DDP. A resumed run keeps the
+    neither a checkpoint is restored, nor an optimizer made, nor the module wrapped for DDP. Under
+    ``ModelParallelStrategy`` the module is sharded by then, and each rank fills its share. A resumed run keeps the
     restored weights. A module is initialised once; a second ``fit`` and ``validate``, ``test`` and ``predict`` leave
     it alone, and so does ``is_init = True`` on it.
 
@@ -102,7 +103,7 @@ class InitWeightsCallback(callbacks.Callback):
             self.report, self._unlogged = None, False
         if is_initialised(pl_module):
             distributed.together("nothing, since is_init is True", lambda: None)
-            rank_zero_info(f"{type(pl_module).__name__} is initialised already (is_init is True): its weights are kept")
+            rank_zero_info(f"{class_name(pl_module)} is initialised already (is_init is True): its weights are kept")
             return
         distributed.together("the check of the configs", partial(self._check, trainer, pl_module))
         _arm(pl_module, "setup", _after_setup)
@@ -113,11 +114,28 @@ class InitWeightsCallback(callbacks.Callback):
         pl_module: pl.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Learns that the run is a resumed one, if it comes before `on_fit_start`."""
+        """Learns that the run is a resumed one."""
         self._restored = True
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raises what was wrong with a checkpoint, unless the restored weights make it unimportant."""
+        if trainer.strategy.restore_checkpoint_after_setup:
+            # The run is restored behind this hook of all callbacks, some of which restore checkpoints of their own.
+            _arm(pl_module, "on_fit_start", _after_on_fit_start)
+        else:
+            self._settle(pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the report's statistics on every rank, and logs it on rank zero."""
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self._settle(pl_module)
+        if self.report is None or not self._unlogged:
+            return
+        self._unlogged = False
+        distributed.together("the log", partial(self._measure_and_log, self.report, trainer, pl_module))
+
+    def _settle(self, pl_module: pl.LightningModule) -> None:
+        """What follows from the run being a resumed one, or a new one."""
         if self._restored:
             rank_zero_info("The run is resumed: the restored weights stand, whatever the init_cfg says")
             pl_module.is_init = True  # type: ignore[assignment]  # a plain attribute
@@ -126,13 +144,6 @@ class InitWeightsCallback(callbacks.Callback):
             self._held = None
         if self._held is not None:
             raise self._held
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the report's statistics on every rank, and logs it on rank zero."""
-        if self.report is None or not self._unlogged:
-            return
-        self._unlogged = False
-        distributed.together("the log", partial(self._measure_and_log, self.report, trainer, pl_module))
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leaves no trace on the module, and no error behind another."""
@@ -144,6 +155,10 @@ class InitWeightsCallback(callbacks.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves no trace on the module."""
         _disarm(pl_module)
+
+    def forget_searches(self) -> None:
+        """What was restored up to now was restored by the search of another callback: the run may yet be a new one."""
+        self._restored = False
 
     def initialise(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Initialises the module as it is now, once; a checkpoint's error is held until the run is known to be new.
@@ -223,12 +238,13 @@ def _seed_everything() -> int | None:
 
 
 def _check_strategy(strategy: Strategy) -> None:
-    """Lets through the strategies under which parameters are plain tensors right after ``configure_model``."""
+    """Lets through the strategies that leave parameters as they are right after ``configure_model``."""
     names = {cls.__name__ for cls in type(strategy).__mro__}
-    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy) or names & {"DeepSpeedStrategy", "XLAStrategy"}:
+    known = isinstance(strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy)
+    if not known or names & {"DeepSpeedStrategy", "XLAStrategy"}:
         raise InitError(
             f"InitWeightsCallback does not know how to initialise under {type(strategy).__name__}; it works on a "
-            f"single device and under DDP"
+            f"single device, under DDP and under ModelParallelStrategy"
         )
 
 
@@ -272,7 +288,7 @@ def _arm(pl_module: pl.LightningModule, hook: str, function: Any) -> None:
 def _disarm(pl_module: pl.LightningModule) -> None:
     for hook in _HOOKS:
         armed = pl_module.__dict__.get(hook)
-        if isinstance(armed, partial) and armed.func in (_after_setup, _after_configure_model):
+        if isinstance(armed, partial) and armed.func in _ARMED:
             _put_back(pl_module, hook, armed.args[1])
 
 
@@ -299,3 +315,13 @@ def _after_configure_model(pl_module: pl.LightningModule, original: Any) -> None
     distributed.together("LightningModule.configure_model", pl_module.configure_model)
     for callback in _of(pl_module.trainer):
         callback.initialise(pl_module.trainer, pl_module)
+
+
+def _after_on_fit_start(pl_module: pl.LightningModule, original: Any) -> None:
+    _put_back(pl_module, "on_fit_start", original)
+    pl_module.on_fit_start()
+    for callback in _of(pl_module.trainer):
+        callback.forget_searches()
+
+
+_ARMED = (_after_setup, _after_configure_model, _after_on_fit_start)

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from lightning_init.sharding import local
+
 __all__ = ["digest"]
 
 # Words of 8 bytes. A block of 2 MiB stays in the cache of a core between its two sums.
@@ -24,7 +26,8 @@ def digest(tensors: Iterable[Tensor]) -> str:
     all of them change a sum. Only changes that cancel out in their rows and in their columns as well do not.
 
     Args:
-        tensors: Of any dtype and shape, also empty. On another device than the CPU only the sums are copied.
+        tensors: Of any dtype and shape, also empty. On another device than the CPU only the sums are copied. Of a
+            tensor that is spread over ranks, what is here counts.
 
     >>> digest([torch.zeros(2)]) == digest([torch.zeros(2, dtype=torch.float64)])
     False
@@ -32,7 +35,7 @@ def digest(tensors: Iterable[Tensor]) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
+        flat = local(tensor).detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
         end = flat.numel() - flat.numel() % _ROW_BYTES
         for start in range(0, end, _ROWS * _ROW_BYTES):
             table = _table(flat[start : min(end, start + _ROWS * _ROW_BYTES)])

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, RankError
 from lightning_init.presence import absent
 
-__all__ = ["agree", "from_rank_zero", "one_first", "rank", "together", "world_size"]
+__all__ = ["agree", "from_all", "from_rank_zero", "one_first", "rank", "together", "world_size"]
 
 T = TypeVar("T")
 
@@ -189,28 +189,53 @@ def from_rank_zero(stage: str, run: Callable[[], T]) -> T:
     return value if rank() == 0 else outcomes[0].value  # type: ignore[return-value]  # a failure has been raised
 
 
-def agree(stage: str, items: Mapping[str, str], told: Callable[[list[str]], str]) -> None:
+def agree(
+    stage: str, items: Mapping[str, str], told: Callable[[list[str]], str], shares: Mapping[str, str] | None = None
+) -> None:
     """Compares what the ranks hold.
 
     Args:
         stage: What is compared, for messages.
         items: A description by name; equal on all ranks if all is well.
         told: Makes the message from the names that differ.
+        shares: The same for what only some ranks hold; equal on those.
 
     Raises:
-        RankError: Some names differ or stand on some ranks only.
+        RankError: Some names differ, or stand among the items of some ranks only.
     """
     if world_size() == 1:
         return
     with _inside(stage) as talk:
-        held: list[Mapping[str, str]] = [outcome.value for outcome in _exchange(talk, dict(items))]
-    differing: dict[str, list[int]] = {}
-    for i, other in enumerate(held):
-        for name in {**held[0], **other}:
-            if held[0].get(name) != other.get(name):
-                differing.setdefault(name, []).append(i)
+        outcomes = _exchange(talk, (dict(items), dict(shares or {})))
+    held: list[tuple[dict[str, str], dict[str, str]]] = [outcome.value for outcome in outcomes]
+    differing: dict[tuple[str, int], list[int]] = {}
+    of_all = held[0][0]
+    first_holder: dict[str, int] = {}
+    for i, (others, parts) in enumerate(held):
+        for name in {**of_all, **others}:
+            if of_all.get(name) != others.get(name):
+                differing.setdefault((name, 0), []).append(i)
+        for name, part in parts.items():
+            first = first_holder.setdefault(name, i)
+            if held[first][1][name] != part:
+                differing.setdefault((name, first), []).append(i)
     if differing:
-        raise RankError(told([f"{name} ({_ranks(those)} against rank 0)" for name, those in differing.items()]))
+        raise RankError(
+            told([f"{name} ({_ranks(those)} against rank {first})" for (name, first), those in differing.items()])
+        )
+
+
+def from_all(stage: str, value: T) -> list[T]:
+    """The values of all ranks, in their order.
+
+    Args:
+        stage: As for `together`.
+        value: That of this rank; it must pickle.
+    """
+    if world_size() == 1:
+        return [value]
+    with _inside(stage) as talk:
+        return [outcome.value for outcome in _exchange(talk, value)]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from lightning_init.run import Run, running
 from lightning_init.settings import RngDevice, Settings
 from lightning_init.text import some
 from lightning_init.tree import Tree
-from lightning_init.wrappers import unwrap
+from lightning_init.wrappers import class_name, unwrap
 
 __all__ = ["execute", "init_weights", "initialize", "run_steps_of"]
 
@@ -73,7 +73,7 @@ def init_weights(
     settings = Settings(seed, rng_device, strict, require_all)
     root = unwrap(module)
     if is_initialised(root):
-        _skip(f"{type(root).__name__} is initialised already (is_init is True); nothing was changed")
+        _skip(f"{class_name(root)} is initialised already (is_init is True); nothing was changed")
         return Run(Tree(root), settings).report()
     return execute(root, settings, init_cfg=init_cfg)
 
@@ -109,7 +109,7 @@ def run_steps_of(module: nn.Module) -> None:
     """What ``BaseModule.init_weights`` does: all steps of a module but its own method, which may be the caller."""
     outer = running.get()
     if is_initialised(module):
-        told = f"init_weights of {type(module).__name__} has run already (is_init is True); nothing was changed"
+        told = f"init_weights of {class_name(module)} has run already (is_init is True); nothing was changed"
         if outer is not None and not outer.is_calling(module):
             # A method that calls those of its children, as MMEngine needs it, does nothing wrong.
             outer.ledger.notes.append(told)
@@ -172,8 +172,8 @@ def execute(
         run.seed = distributed.from_rank_zero("the seed", begin)
         distributed.together("the initialisation", lambda: run.run(plan))
         if distributed.world_size() > 1:
-            found = distributed.together("the comparison of weights", run.digests)
-            distributed.agree("the weights", found, _weights_differ)
+            found, shares = distributed.together("the comparison of weights", run.digests)
+            distributed.agree("the weights", found, _weights_differ, shares)
         report = run.report()
     if distributed.rank() == 0:
         for note in report.notes:

@@ -15,6 +15,7 @@ from lightning_init.errors import Fault, InitConfigError, InitWarning
 from lightning_init.plan import InitPlan
 from lightning_init.report import Expected, InitReport, Row
 from lightning_init.settings import Settings
+from lightning_init.sharding import is_sharded, share
 from lightning_init.steps import LoadStep
 from lightning_init.text import some
 from lightning_init.tree import Node, Slot, Tree
@@ -108,10 +109,25 @@ class Ledger:
         self.warnings += told
         warn(told)
 
-    def digests(self, tree: Tree) -> dict[str, str]:
-        """A digest of every parameter that was written."""
-        written = {slot for slot in tree.slots if slot.name in self.written}
-        return {slot.name: digest(slot.tensors) for slot in sorted(written, key=lambda slot: slot.name)}
+    def digests(self, tree: Tree) -> tuple[dict[str, str], dict[str, str]]:
+        """A digest of every parameter that was written.
+
+        Returns:
+            What is the same on all ranks, by name; and the shares of those that are spread over ranks, each with the
+            indices that it is made of, so that only replicas are compared.
+        """
+        whole: dict[str, str] = {}
+        shares: dict[str, str] = {}
+        for slot in sorted(tree.slots, key=lambda slot: slot.name):
+            if slot.name not in self.written:
+                continue
+            found = digest(slot.tensors)
+            found = digest(slot.tensors)
+            if any(map(is_sharded, slot.tensors)):
+                held = "; ".join(str(share(tensor)) for tensor in slot.tensors)
+                shares[f"{slot.name}[{held}]"], found = found, "spread over ranks"
+            whole[slot.name] = found
+        return whole, shares
 
     def report(self, tree: Tree, seed: int | None, at: Node | None = None) -> InitReport:
         """The report of a tree, or of the part of it at a module.

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_init.errors import Fault, InitConfigError
+from lightning_init.gathering import gathered
 from lightning_init.rng import isolated
 from lightning_init.tracking import Tracker
 from lightning_init.tree import Node, Slot, Tree, join
+from lightning_init.wrappers import class_name
 
 __all__ = ["UNSET", "MetaPlan", "allocate", "has_meta", "materialize", "plan_meta", "reset"]
 
@@ -109,7 +111,8 @@ def reset(
         own = {names[name]: (getattr(node.module, name),) for name in attributes}
         return own | {slot.name: slot.tensors for slot in tree.covered(node)}
 
-    with isolated(seed, node.path, {device}), Tracker(snapshot) as tracker:
+    stage = f"{class_name(node.module)}.reset_parameters"
+    with gathered(node.module, stage), isolated(seed, node.path, {device}), Tracker(snapshot) as tracker:
         node.module.reset_parameters()  # type: ignore[operator]  # plan_meta has looked at it
         written = tracker.take()
     return written, [name for name in names.values() if name not in written]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from lightning_init.elsewhere import LIBRARIES
+from lightning_init.wrappers import class_name
 
 __all__ = ["OwnMethod", "own_method", "runs_steps"]
 
@@ -51,7 +52,7 @@ def own_method(module: nn.Module) -> OwnMethod:
     method = getattr(module, "init_weights", None) if owners or of_instance is not None else None
     if not callable(method) or (of_instance is None and getattr(vars(owners[0])["init_weights"], _MARK, False)):
         return OwnMethod()
-    source = f"{type(module).__name__}.init_weights"
+    source = f"{class_name(module)}.init_weights"
     replaces_steps = any(getattr(vars(cls)["init_weights"], _MARK, False) for cls in owners)
     if of_instance is None and owners[0].__module__.partition(".")[0] in LIBRARIES:
         library = owners[0].__module__.partition(".")[0]

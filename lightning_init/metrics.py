@@ -18,15 +18,29 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from lightning_init import distributed
 from lightning_init.errors import Fault, InitError
+from lightning_init.sharding import is_sharded, local, share
 
-__all__ = ["STATISTICS", "Moments", "WeightStatistics", "merge", "moments", "statistics", "statistics_of"]
+__all__ = [
+    "STATISTICS",
+    "Moments",
+    "WeightStatistics",
+    "is_measurable",
+    "merge",
+    "moments",
+    "moments_of_all",
+    "statistics",
+    "statistics_of",
+]
 
 STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "abs_mean", "l2_norm", "zero_fraction", "nonfinite")
 """The names of the statistics, in the order of every table."""
 
 # Two float64 work areas of this many elements (4 MiB) stay in a core's cache.
 _CHUNK = 2**18
+
+_SPREAD = "is a DTensor, spread over ranks: pass its full_tensor() or its to_local()"
 
 
 @dataclass(frozen=True)
@@ -75,7 +89,7 @@ def moments(tensor: Tensor) -> Moments:
         >>> moments(torch.tensor([1.0, 3.0])).deviations
         2.0
     """
-    if obstacle := _obstacle(tensor):
+    if obstacle := _obstacle(tensor) or _SPREAD * is_sharded(tensor):
         raise InitError(obstacle)
     rows = [_chunk_sums(block, scratch) for block, scratch in _blocks(tensor)]
     if not rows:
@@ -149,6 +163,30 @@ def statistics_of(tensor: Tensor) -> dict[str, float]:
     return statistics(moments(tensor))
 
 
+def moments_of_all(tensors: Mapping[str, Tensor]) -> dict[str, Moments]:
+    """The moments of named tensors; of a ``DTensor`` those of the whole, which no rank ever holds.
+
+    With a ``DTensor`` among them, every rank has to call this, with the same names.
+
+    Raises:
+        InitError: A tensor has no values that could be read here.
+    """
+    found = {name: moments(local(tensor)) for name, tensor in tensors.items()}
+    mine = {name: (str(share(tensor)), found[name]) for name, tensor in tensors.items() if is_sharded(tensor)}
+    if mine:
+        every = distributed.from_all("the statistics of weights", mine)
+        for name in mine:
+            # Of replicas one counts. In the order of shares, so that all ranks get the same sums.
+            parts = {held: part for of_rank in every for held, part in [of_rank[name]]}
+            found[name] = reduce(merge, (parts[held] for held in sorted(parts)))
+    return found
+
+
+def is_measurable(tensor: Tensor) -> bool:
+    """Its values can be read here."""
+    return _obstacle(tensor) is None
+
+
 class WeightStatistics(Metric):
     """Statistics of named tensors: of weights, or of anything else that has a name.
 
@@ -180,15 +218,15 @@ class WeightStatistics(Metric):
         """Add tensors by name.
 
         Args:
-            tensors: A tensor of any shape for each name.
+            tensors: A tensor of any shape for each name. With a ``DTensor`` among them, every rank has to call this;
+                its statistics are those of the whole tensor.
 
         Raises:
             InitError: Some cannot be measured (see `moments`); all of these are named, and none of the others is added.
         """
         if faults := _faults(tensors):
             raise InitError(faults)
-        measured = ((name, moments(tensor)) for name, tensor in tensors.items())
-        merged = _merge_by_name([*self._recorded(), *measured])
+        merged = _merge_by_name([*self._recorded(), *moments_of_all(tensors).items()])
         self.records = [(name, astuple(known)) for name, known in merged.items()]
 
     def compute(self) -> dict[str, dict[str, float]]:
@@ -225,9 +263,11 @@ def _obstacle(tensor: object) -> str | None:
     """Why the values of a tensor cannot be read; None if they can."""
     if not isinstance(tensor, Tensor):
         return f"is not a tensor but of type {type(tensor).__name__}"
+    if is_sharded(tensor):
+        summed = any(placement.is_partial() for placement in tensor.placements)
+        return "holds sums that are still to be added up over ranks" if summed else _obstacle(local(tensor))
     obstacles = (
         (is_lazy(tensor), "is a lazy parameter without a shape: run a batch through its module first"),
-        (hasattr(tensor, "to_local"), "is a DTensor, spread over ranks: pass its full_tensor() or its to_local()"),
         (tensor.is_meta, "is on the meta device and has no values"),
         (tensor.is_quantized, "is quantized: pass its dequantize()"),
         (tensor.layout is not torch.strided, f"has the layout {tensor.layout}: pass its to_dense()"),

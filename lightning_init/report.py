@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.errors import InitError, did_you_mean
 from lightning_init.initializers.laws import Law
-from lightning_init.metrics import STATISTICS, statistics_of
+from lightning_init.metrics import STATISTICS, is_measurable, moments_of_all, statistics
 from lightning_init.text import Legend, columns, markdown
 from lightning_init.tree import slots
 from lightning_init.wrappers import unwrap
@@ -159,6 +159,8 @@ class InitReport:
     def measure(self, module: nn.Module | None = None) -> InitReport:
         """Takes the statistics of all parameters as they are now.
 
+        Those of a ``DTensor`` are of the whole tensor; every rank has to call this if there is one.
+
         Args:
             module: The module; by default that which was initialised.
 
@@ -172,10 +174,11 @@ class InitReport:
         if module is None:
             raise InitError("the module of this report does not exist any more; give one: report.measure(module)")
         tensors = {slot.name: slot.tensor for slot in slots(module) if not slot.is_buffer}
+        # Not of what is on `meta` or quantized.
+        measured = moments_of_all({name: tensor for name, tensor in tensors.items() if is_measurable(tensor)})
+        found = {name: statistics(known) for name, known in measured.items()}
         self.rows = tuple(
-            replace(row, statistics=_measured(tensors[row.name]), dtype=tensors[row.name].dtype)
-            if row.name in tensors
-            else row
+            replace(row, statistics=found.get(row.name), dtype=tensors[row.name].dtype) if row.name in tensors else row
             for row in self.rows
         )
         return self
@@ -261,14 +264,6 @@ class InitReport:
 
     def _told(self) -> list[str]:
         return [f"warning: {line}" for line in self.warnings] + [f"note: {line}" for line in self.notes]
-
-
-def _measured(tensor: Tensor) -> Mapping[str, float] | None:
-    """The statistics; None for a tensor whose values cannot be read (on ``meta``, quantized)."""
-    try:
-        return statistics_of(tensor)
-    except InitError:
-        return None
 
 
 def _number(value: float) -> str:

@@ -20,6 +20,7 @@ from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import is_initialised
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.finite import refuse_nan
+from lightning_init.gathering import gathered
 from lightning_init.ledger import Ledger, Written, warn
 from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta, reset
 from lightning_init.plan import InitPlan
@@ -30,7 +31,7 @@ from lightning_init.settings import Settings
 from lightning_init.steps import Call, Claim, Done, FillStep, LoadStep, Step, settle
 from lightning_init.tracking import Tracker
 from lightning_init.tree import Slot, Tree
-from lightning_init.wrappers import unwrap
+from lightning_init.wrappers import class_name, unwrap
 from lightning_init.writer import Writer
 
 __all__ = ["Run", "running"]
@@ -166,7 +167,7 @@ class Run:
         left: list[str] = []
         for node, attributes in self.meta.resets.items():
             written, unset = reset(self.tree, node, attributes, self._writer.seed, self.meta_to)
-            source = f"{type(node.module).__name__}.reset_parameters"
+            source = f"{class_name(node.module)}.reset_parameters"
             self.ledger.written.update({name: Written(source) for name in written})
             left += unset
         self.meta = replace(self.meta, unset=(*self.meta.unset, *left))
@@ -178,7 +179,7 @@ class Run:
         """Initialises a part of the tree from within a method that is running."""
         module = unwrap(module)
         if not alone and is_initialised(module):
-            warn([f"{type(module).__name__} is initialised already (is_init is True); nothing was changed"])
+            warn([f"{class_name(module)} is initialised already (is_init is True); nothing was changed"])
             return
         # What runs already is not called again from inside.
         with_method = with_method and not self.is_calling(module)
@@ -210,7 +211,7 @@ class Run:
             self.tree = Tree(self.tree.root.module)
             if module not in self.tree.nodes:
                 # Not a part of what is initialised: a name that no attribute can have, one for each.
-                self._apart[module] = f"({type(module).__name__} {len(self._apart)})"
+                self._apart[module] = f"({class_name(module)} {len(self._apart)})"
         return Tree(module, self._apart[module]) if module in self._apart else self.tree
 
     def _plan_part(self, tree: Tree, module: nn.Module, init_cfg: Any, *, alone: bool, with_method: bool) -> InitPlan:
@@ -275,15 +276,16 @@ class Run:
                 if not slot.is_buffer
             }
 
-        devices = {tensor.device for tensors in snapshot().values() for tensor in tensors}
-        with isolated(self._writer.seed, path, devices), Tracker(snapshot) as tracker:
-            method = _Method(module, call.source, tracker)
-            self._methods.append(method)
-            try:
-                module.init_weights()  # type: ignore[operator]  # methods.own_method has looked at it
-            finally:
-                self._methods.pop()
-            self.ledger.written_by_method(method.source, tracker.take())
+        with gathered(module, call.source):
+            devices = {tensor.device for tensors in snapshot().values() for tensor in tensors}
+            with isolated(self._writer.seed, path, devices), Tracker(snapshot) as tracker:
+                method = _Method(module, call.source, tracker)
+                self._methods.append(method)
+                try:
+                    module.init_weights()  # type: ignore[operator]  # methods.own_method has looked at it
+                finally:
+                    self._methods.pop()
+                self.ledger.written_by_method(method.source, tracker.take())
         self._writer.replaced.update(dict.fromkeys(modules.difference(module.modules()), call.source))
         if self._prepared.pop(module, None) is not None and any(
             isinstance(s, FillStep | LoadStep) for s in call.nested or ()
@@ -293,8 +295,8 @@ class Run:
                 f"the modules below were not run"
             )
 
-    def digests(self) -> dict[str, str]:
-        """A digest of every parameter that was written."""
+    def digests(self) -> tuple[dict[str, str], dict[str, str]]:
+        """A digest of every parameter that was written; see `Ledger.digests`."""
         return self.ledger.digests(Tree(self.tree.root.module))
 
     def report(self) -> InitReport:

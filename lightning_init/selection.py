@@ -14,6 +14,7 @@ from lightning_init.config import Rule
 from lightning_init.errors import Fault, did_you_mean
 from lightning_init.scope import NamePattern, Scope, is_layer
 from lightning_init.tree import Node, Slot, Tree, join, parameter_names
+from lightning_init.wrappers import class_name
 
 __all__ = ["Selection"]
 
@@ -33,7 +34,7 @@ class Selection:
     @property
     def label(self) -> str:
         """The name of the carrier, for messages."""
-        return join(type(self.tree.root.module).__name__, self.carrier.path)
+        return join(class_name(self.tree.root.module), self.carrier.path)
 
     def parameters(self, scope: Scope) -> Iterator[tuple[Slot, str]]:
         """(slot, own name) of the parameters of a scope, by default those called ``weight`` and ``bias``."""

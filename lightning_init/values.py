@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lightning_init import sharding
 from lightning_init.parametrized import assign, computed, obstacle, parametrizations
 from lightning_init.tree import Slot, parameter
 
@@ -36,7 +37,7 @@ def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
 
 def _zero_padding(module: nn.Module, name: str, tensor: Tensor) -> None:
     if name == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
-        tensor[module.padding_idx].zero_()
+        sharding.zero_row_(tensor, module.padding_idx)
 
 
 def write_slot(slot: Slot, fill: Callable[[Tensor], None]) -> None:
@@ -77,4 +78,4 @@ def copy_(slot: Slot, value: Tensor) -> None:
             # A right inverse may keep what it gets, and this may be a view of a file.
             assign(module, name, value.to(slot.tensors[0], copy=True))
         else:
-            slot.tensor.copy_(value)
+            sharding.copy_(slot.tensor, value)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-__all__ = ["unwrap"]
+__all__ = ["class_name", "unwrap"]
 
 # Recognised by the name of a class, so that torch._dynamo and friends are not imported for it.
 WRAPPERS: Mapping[str, str] = {
@@ -30,6 +30,11 @@ def unwrap(module: nn.Module) -> nn.Module:
         if wrapped is None:
             return module
         module = wrapped
+
+
+def class_name(module: nn.Module) -> str:
+    """The name of a module's class as the user wrote it; ``fully_shard`` puts one of its own in front."""
+    return next(cls.__name__ for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed.fsdp"))
 
 
 def _class_path(cls: type) -> str:

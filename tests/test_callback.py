@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lightning_init import (
@@ -455,15 +455,6 @@ class TestRefusals:
         second = first if same else InitWeightsCallback(constant(3), log=())
         with pytest.raises(InitConfigError, match="one InitWeightsCallback; give it a list of rules"):
             trainer(tmp_path, first, second).fit(module)
-        assert_equal(weights(module), before)
-        assert not {"setup", "configure_model", "is_init"} & set(vars(module))
-
-    @pytest.mark.usefixtures("loopback")
-    def test_model_parallel(self, tmp_path: Path) -> None:
-        module = Configured()
-        before = weights(module)
-        with pytest.raises(InitError, match="does not know how to initialise under ModelParallelStrategy"):
-            trainer(tmp_path, InitWeightsCallback(log=()), strategy=ModelParallelStrategy()).fit(module)
         assert_equal(weights(module), before)
         assert not {"setup", "configure_model", "is_init"} & set(vars(module))
 

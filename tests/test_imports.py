@@ -19,6 +19,8 @@ ORDER = [
     "rng",
     "presence",
     "distributed",
+    "sharding",
+    "gathering",
     "digests",
     "parametrized",
     "wrappers",

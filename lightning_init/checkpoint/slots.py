@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_init import values
+from lightning_init import sharding, values
 from lightning_init.checkpoint.matching.target import Target
 from lightning_init.tree import Slot
 
@@ -55,6 +55,6 @@ def copy_(slot: Slot, name: str, value: Tensor) -> None:
     """
     if name in slot.parts:
         with torch.no_grad():
-            slot.parts[name].tensor.copy_(value)
+            sharding.copy_(slot.parts[name].tensor, value)
     else:
         values.copy_(slot, value)

@@ -15,8 +15,17 @@ from torch import Tensor
 from lightning_init.errors import InitError
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.rng import BLOCK
+from lightning_init.sharding import copy_, is_sharded, local, share
 
-__all__ = ["BlockGenerators", "blocks", "can_hold", "default_generators", "fill_", "fill_whole_"]
+__all__ = [
+    "BlockGenerators",
+    "blocks",
+    "can_hold",
+    "default_generators",
+    "fill_",
+    "fill_whole_",
+    "obstacle_of_placement",
+]
 
 BlockGenerators: TypeAlias = Callable[[int], torch.Generator | None]
 """The generator of a block by the block's index; None for torch's default one, which moves on from block to block."""
@@ -95,6 +104,13 @@ def _can_hold_constant(dtype: torch.dtype, value: float) -> str | None:
     return f"{value} is too large for {dtype} (up to {largest})" if largest < abs(value) < math.inf else None
 
 
+def obstacle_of_placement(tensor: Tensor) -> str | None:
+    """Why a tensor cannot be written as it is spread over ranks; None if it can."""
+    if is_sharded(tensor) and any(placement.is_partial() for placement in tensor.placements):
+        return f"its placements {tensor.placements} hold sums that are still to be added up"
+    return None
+
+
 def _drawn_in(dtype: torch.dtype) -> torch.dtype:
     """The type that numbers for a tensor are drawn in: half precision is the rounded stream of float32."""
     return dtype if dtype in _DRAWN else torch.float32
@@ -105,7 +121,7 @@ def _refuse(tensor: Tensor, law: Law | None) -> None:
         raise InitError("the tensor is on the meta device and has no storage to write into; materialise it first")
     if tensor.layout is not torch.strided:
         raise InitError(f"a tensor of layout {tensor.layout} cannot be filled, only a dense one")
-    reason = can_hold(tensor.dtype, law)
+    reason = can_hold(tensor.dtype, law) or obstacle_of_placement(tensor)
     if reason:
         raise InitError(reason)
 
@@ -118,7 +134,9 @@ def fill_(tensor: Tensor, law: Law, generators: BlockGenerators) -> None:
     recorded.
 
     Args:
-        tensor: Of any shape, also empty or without dimensions, and any real type, for a constant of any type.
+        tensor: Of any shape, also empty or without dimensions, and any real type, for a constant of any type. Of one
+            that is spread over ranks, only the blocks are drawn that have elements on this rank, which are the same
+            numbers as in the whole tensor.
         law: What to fill it with.
         generators: Where a block comes from. A generator of another kind of device than the tensor's draws there, and
             the numbers are copied.
@@ -128,28 +146,40 @@ def fill_(tensor: Tensor, law: Law, generators: BlockGenerators) -> None:
     """
     _refuse(tensor, law)
     with torch.no_grad():
+        here = local(tensor)
         if isinstance(law, ConstantLaw):
-            law.fill(tensor)
+            law.fill(here)
             return
-        flat = tensor.view(-1) if tensor.is_contiguous() and tensor.dtype in _DRAWN else None
+        mine = share(tensor)
+        flat = here.view(-1) if here.is_contiguous() else None
         buffer: Tensor | None = None
         for index, start, stop in blocks(tensor.numel()):
+            first, last = mine.before(start), mine.before(stop)
+            if first == last:
+                continue
             generator = generators(index)
-            device = _device(tensor, generator)
-            if flat is not None and device == tensor.device:
-                law.fill(flat[start:stop], generator)
+            device = _device(here, generator)
+            # Where all of it is here, it is in one piece.
+            target = flat[first:last] if flat is not None and last - first == stop - start else None
+            if target is not None and here.dtype in _DRAWN and device == here.device:
+                law.fill(target, generator)
                 continue
             if buffer is None:
                 buffer = torch.empty(min(BLOCK, tensor.numel()), dtype=_drawn_in(tensor.dtype), device=device)
             block = buffer[: stop - start]
             law.fill(block, generator)
-            _put(tensor, start, block)
+            if target is not None:
+                target.copy_(block)
+            else:
+                mine.put(here, start, block)
 
 
 def fill_whole_(
     tensor: Tensor, draw: Callable[[Tensor, torch.Generator | None], None], generators: BlockGenerators
 ) -> None:
     """Fills a tensor in place by a function that needs all of it at once.
+
+    Of one that is spread over ranks, every rank draws the whole and keeps its share.
 
     Args:
         tensor: Of any shape and real floating point type.
@@ -162,41 +192,17 @@ def fill_whole_(
     """
     _refuse(tensor, None)
     generator = generators(0)
-    device = _device(tensor, generator)
+    here = local(tensor)
+    device = _device(here, generator)
     with torch.no_grad():
-        if tensor.is_contiguous() and tensor.dtype in _DRAWN and device == tensor.device:
+        if here is tensor and tensor.is_contiguous() and tensor.dtype in _DRAWN and device == tensor.device:
             draw(tensor, generator)
             return
         whole = torch.empty(tensor.shape, dtype=_drawn_in(tensor.dtype), device=device)
         draw(whole, generator)
-        tensor.copy_(whole)
+        copy_(tensor, whole)
 
 
 def _device(tensor: Tensor, generator: torch.Generator | None) -> torch.device:
     """Where to draw: beside the tensor, if the generator is of that kind of device."""
     return tensor.device if generator is None or generator.device.type == tensor.device.type else generator.device
-
-
-def _put(tensor: Tensor, start: int, values: Tensor) -> None:
-    """Copies values to a range of a tensor's flattened logical order, whatever its strides.
-
-    Args:
-        tensor: Where to.
-        start: The first element of the range.
-        values: A flat tensor.
-    """
-    if tensor.is_contiguous():
-        tensor.view(-1)[start : start + values.numel()].copy_(values)
-        return
-    inner = tensor[0].numel()
-    row, offset = divmod(start, inner)
-    if offset:
-        # The rest of a row that is begun already.
-        head = values[: inner - offset]
-        _put(tensor[row], offset, head)
-        values, row = values[head.numel() :], row + 1
-    rows = values.numel() // inner
-    whole = values[: rows * inner]
-    tensor[row : row + rows].copy_(whole.view(rows, *tensor.shape[1:]))
-    if whole.numel() < values.numel():
-        _put(tensor[row + rows], 0, values[whole.numel() :])

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_init import parametrized, tree, values
 from lightning_init.errors import Fault, InitConfigError
+from lightning_init.sharding import is_sharded
 
 __all__ = ["Write", "write_all"]
 
@@ -41,6 +42,8 @@ class Write:
         tensor = tree.parameter(self.module, self.name)
         if tensor.is_meta:
             return "it is on the meta device and has no storage; materialise it before"
+        if is_sharded(tensor):
+            return "it is spread over ranks, whose random numbers may differ; use init_weights or initialize"
         reason = self.obstacle(tensor.shape, tensor.dtype)
         if reason is None and self.name in parametrized.parametrizations(self.module):
             reason = parametrized.obstacle(self.module, self.name)

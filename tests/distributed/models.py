@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_init import BaseModule, InitWeightsCallback, PretrainedInit
 from lightning_init.digests import digest
 
-__all__ = ["LitNet", "RecordingDDP", "TimedInit", "Told", "digests", "fit", "told"]
+__all__ = ["LitNet", "RecordingDDP", "TimedInit", "Told", "digests", "fit", "loader", "rules", "told", "trainer"]
 
 
 class Noisy(nn.Module):
