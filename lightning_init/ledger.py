@@ -122,7 +122,6 @@ class Ledger:
             if slot.name not in self.written:
                 continue
             found = digest(slot.tensors)
-            found = digest(slot.tensors)
             if any(map(is_sharded, slot.tensors)):
                 held = "; ".join(str(share(tensor)) for tensor in slot.tensors)
                 shares[f"{slot.name}[{held}]"], found = found, "spread over ranks"
