@@ -163,9 +163,13 @@ def test_an_interrupted_download(web: Web, home: Path) -> None:
     with started(url, home) as interrupted:
         interrupted.until("downloading")
         assert web.sent.wait(30)
-        os.kill(interrupted.process.pid, signal.SIGINT)
-        interrupted.process.join(30)
-        assert interrupted.process.exitcode == 1
+        # A program may be where Python ignores what is raised, such as a finalizer; then one presses Ctrl-C again.
+        for _ in range(6):
+            os.kill(interrupted.process.pid, signal.SIGINT)
+            interrupted.process.join(10)
+            if not interrupted.process.is_alive():
+                break
+        assert interrupted.process.exitcode not in (0, None)
     assert not (home / "hub" / "checkpoints" / "w.pth").exists()
     assert locate(url).read_bytes() == BODY
 
