@@ -11,26 +11,26 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch import callbacks
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init import distributed
 from lightning_init.config import is_initialised, parse, plain
 from lightning_init.engine import execute
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
+from lightning_init.hooks import arm, configured, disarm, spare_meta
 from lightning_init.initializers.base import Initializer
 from lightning_init.loggers import CONTENTS, log_report, show
 from lightning_init.materialize import has_meta, materialize
 from lightning_init.planning import check_configs
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
+from lightning_init.strategies import check_strategy
 from lightning_init.tree import Tree
 from lightning_init.wrappers import class_name, unwrap
 
 __all__ = ["InitWeightsCallback"]
 
 _LABEL = "InitWeightsCallback.init_cfg"
-_HOOKS = ("setup", "configure_model", "on_fit_start")
 
 
 class InitWeightsCallback(callbacks.Callback):
@@ -106,7 +106,7 @@ class InitWeightsCallback(callbacks.Callback):
             rank_zero_info(f"{class_name(pl_module)} is initialised already (is_init is True): its weights are kept")
             return
         distributed.together("the check of the configs", partial(self._check, trainer, pl_module))
-        _arm(pl_module, "setup", _after_setup)
+        arm(pl_module, "setup", _after_setup)
 
     def on_load_checkpoint(
         self,
@@ -121,7 +121,7 @@ class InitWeightsCallback(callbacks.Callback):
         """Raises what was wrong with a checkpoint, unless the restored weights make it unimportant."""
         if trainer.strategy.restore_checkpoint_after_setup:
             # The run is restored behind this hook of all callbacks, some of which restore checkpoints of their own.
-            _arm(pl_module, "on_fit_start", _after_on_fit_start)
+            arm(pl_module, "on_fit_start", _after_on_fit_start)
         else:
             self._settle(pl_module)
 
@@ -147,14 +147,14 @@ class InitWeightsCallback(callbacks.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leaves no trace on the module, and no error behind another."""
-        _disarm(pl_module)
+        disarm(pl_module)
         if isinstance(exception, InitError) and has_meta(Tree(pl_module)):
             # The strategy's teardown moves the module to the CPU, whose error would be told in place of ours.
-            pl_module.cpu = partial(_cpu, pl_module)  # type: ignore[method-assign]
+            spare_meta(pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves no trace on the module."""
-        _disarm(pl_module)
+        disarm(pl_module)
 
     def forget_searches(self) -> None:
         """What was restored up to now was restored by the search of another callback: the run may yet be a new one."""
@@ -187,7 +187,7 @@ class InitWeightsCallback(callbacks.Callback):
         for callback in _callbacks(trainer):
             if _copies_weights(callback):
                 # Its copy, if it made one already, is of before, and a restore needs all layers in an average.
-                with _configured(pl_module):
+                with configured(pl_module):
                     callback.setup(trainer, pl_module, "fit")
 
     def _measure_and_log(self, report: InitReport, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -204,7 +204,7 @@ class InitWeightsCallback(callbacks.Callback):
             raise InitConfigError(
                 "a Trainer takes one InitWeightsCallback; give it a list of rules instead of a second"
             )
-        _check_strategy(trainer.strategy)
+        check_strategy(trainer.strategy)
         check_configs(Tree(pl_module), self.init_cfg, _LABEL)
 
 
@@ -237,17 +237,6 @@ def _seed_everything() -> int | None:
     return None if seed is None else int(seed)
 
 
-def _check_strategy(strategy: Strategy) -> None:
-    """Lets through the strategies that leave parameters as they are right after ``configure_model``."""
-    names = {cls.__name__ for cls in type(strategy).__mro__}
-    known = isinstance(strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy)
-    if not known or names & {"DeepSpeedStrategy", "XLAStrategy"}:
-        raise InitError(
-            f"InitWeightsCallback does not know how to initialise under {type(strategy).__name__}; it works on a "
-            f"single device, under DDP and under ModelParallelStrategy"
-        )
-
-
 def _callbacks(trainer: pl.Trainer) -> list[callbacks.Callback]:
     found: list[callbacks.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the Trainer's connector
     return found
@@ -264,64 +253,22 @@ def _copies_weights(callback: callbacks.Callback) -> bool:
     return isinstance(callback, (averaging, callbacks.ModelPruning))
 
 
-@contextmanager
-def _configured(pl_module: pl.LightningModule) -> Iterator[None]:
-    """Keeps `WeightAveraging.setup` from calling ``configure_model`` again, which may make the layers anew."""
-    original = pl_module.__dict__.get("configure_model")
-    pl_module.configure_model = partial(pl.LightningModule.configure_model, pl_module)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        _put_back(pl_module, "configure_model", original)
+# `configure_model` is armed only after `setup`, because `WeightAveraging.setup` calls it before the module has made its
+# layers.
 
 
-# No hook of a callback lies between `configure_model` and the strategy's set-up. So `setup` and then `configure_model`
-# are replaced on the instance, each for one call. `configure_model` is armed only after `setup`, because
-# `WeightAveraging.setup` calls it before the module has made its layers. A partial of a function of this module can be
-# pickled and deep-copied, which a closure cannot, and Lightning looks through it to tell whether a hook is overridden.
-
-
-def _arm(pl_module: pl.LightningModule, hook: str, function: Any) -> None:
-    setattr(pl_module, hook, partial(function, pl_module, pl_module.__dict__.get(hook)))
-
-
-def _disarm(pl_module: pl.LightningModule) -> None:
-    for hook in _HOOKS:
-        armed = pl_module.__dict__.get(hook)
-        if isinstance(armed, partial) and armed.func in _ARMED:
-            _put_back(pl_module, hook, armed.args[1])
-
-
-def _put_back(pl_module: pl.LightningModule, hook: str, original: Any) -> None:
-    delattr(pl_module, hook)
-    if original is not None:
-        setattr(pl_module, hook, original)
-
-
-def _cpu(pl_module: pl.LightningModule) -> pl.LightningModule:
-    """Stands in for ``cpu`` for one call: what has no storage stays where it is."""
-    del pl_module.cpu
-    return pl_module if has_meta(Tree(pl_module)) else pl_module.cpu()
-
-
-def _after_setup(pl_module: pl.LightningModule, original: Any, *args: Any, **kwargs: Any) -> None:
-    _put_back(pl_module, "setup", original)
+def _after_setup(pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
     distributed.together("LightningModule.setup", partial(pl_module.setup, *args, **kwargs))
-    _arm(pl_module, "configure_model", _after_configure_model)
+    arm(pl_module, "configure_model", _after_configure_model)
 
 
-def _after_configure_model(pl_module: pl.LightningModule, original: Any) -> None:
-    _put_back(pl_module, "configure_model", original)
+def _after_configure_model(pl_module: pl.LightningModule) -> None:
     distributed.together("LightningModule.configure_model", pl_module.configure_model)
     for callback in _of(pl_module.trainer):
         callback.initialise(pl_module.trainer, pl_module)
 
 
-def _after_on_fit_start(pl_module: pl.LightningModule, original: Any) -> None:
-    _put_back(pl_module, "on_fit_start", original)
+def _after_on_fit_start(pl_module: pl.LightningModule) -> None:
     pl_module.on_fit_start()
     for callback in _of(pl_module.trainer):
         callback.forget_searches()
-
-
-_ARMED = (_after_setup, _after_configure_model, _after_on_fit_start)

@@ -13,12 +13,13 @@ from lightning_init import distributed
 from lightning_init.digests import digest
 from lightning_init.errors import Fault, InitConfigError, InitWarning
 from lightning_init.plan import InitPlan
-from lightning_init.report import Expected, InitReport, Row
+from lightning_init.report import Coverage, Expected, InitReport, Row
 from lightning_init.settings import Settings
 from lightning_init.sharding import is_sharded, share
 from lightning_init.steps import LoadStep
 from lightning_init.text import some
 from lightning_init.tree import Node, Slot, Tree
+from lightning_init.wrappers import class_name
 
 __all__ = ["Ledger", "Written", "warn"]
 
@@ -31,11 +32,13 @@ class Written:
         source: Where it was declared, or the method; None for nobody.
         initializer: The declared initializer with its arguments.
         expected: What its law says.
+        is_random: The initializer draws random numbers.
     """
 
     source: str | None
     initializer: str | None = None
     expected: Expected | None = None
+    is_random: bool = False
 
 
 @dataclass
@@ -145,7 +148,7 @@ class Ledger:
             told = "parameters keep their constructor's values, no rule writes them"
             notes.append(f"{len(untouched)} {told}: {some(untouched, 10)}")
         module: nn.Module = (tree.root if at is None else at).module
-        checkpoints = [(step.source, step.match) for step in self.loads]
+        checkpoints = [_coverage(step) for step in self.loads]
         return InitReport(module, rows, checkpoints=checkpoints, warnings=self.warnings, notes=notes, seed=seed)
 
     def _row(self, slot: Slot) -> Row:
@@ -156,11 +159,21 @@ class Ledger:
             slot.aliases,
             slot.shape,
             slot.dtype,
+            device=str(slot.tensors[0].device),
+            trainable=any(tensor.requires_grad for tensor in slot.tensors),
+            layer=class_name(slot.places[0][0]),
             initializer=written.initializer,
+            is_random=written.is_random,
             source=written.source,
             expected=written.expected,
             kept_by=self.kept.get(slot.name) or elsewhere,
         )
+
+
+def _coverage(step: LoadStep) -> Coverage:
+    match = step.match
+    lacking = (*match.missing, *(it.name for it in match.mismatched), *match.dropped)
+    return Coverage(step.source, match.source, tuple(match.loaded), lacking, match.unexpected)
 
 
 def warn(told: Sequence[str]) -> None:

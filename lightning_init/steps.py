@@ -14,7 +14,7 @@ from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import CheckpointError
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.initializers.fill import BlockGenerators, can_hold, fill_
-from lightning_init.initializers.laws import Law
+from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.tree import Node, Slot
 
 __all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat", "settle"]
@@ -49,6 +49,11 @@ class Fill(Claim):
             InitConfigError: The initializer cannot fill a tensor of this shape.
         """
         return self.initializer.bias_law if self.is_bias else self.initializer.expected(self.slot.shape)
+
+    @property
+    def is_random(self) -> bool:
+        """Its numbers are drawn."""
+        return not isinstance(self.expected(), ConstantLaw)
 
     def write(self, tensor: Tensor, generators: BlockGenerators) -> None:
         """Fills a tensor of the slot's shape."""

@@ -50,7 +50,7 @@ class Writer:
             write_slot(slot, lambda tensor: claim.write(tensor, stream.generator))
         # What a parametrization makes of the numbers, nobody knows.
         law = None if slot.parts else claim.expected()
-        self.ledger.filled(slot.name, Written(claim.source, claim.what, Expected.of(law)))
+        self.ledger.filled(slot.name, Written(claim.source, claim.what, Expected.of(law), claim.is_random))
 
     def load(self, step: LoadStep, claims: Sequence[Load]) -> None:
         """A checkpoint fills slots: rank zero first, then the others, or all from what rank zero reads.

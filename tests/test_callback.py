@@ -23,7 +23,7 @@ from lightning_init import (
     WeightStatistics,
     init_weights,
 )
-from lightning_init.metrics import STATISTICS
+from lightning_init.moments import STATISTICS
 from tests.models import Holder, constant, value, values
 from tests.trainers import Net, Snapshots, trainer, weights
 

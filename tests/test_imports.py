@@ -110,7 +110,14 @@ ORDER = [
     "planner",
     "planning",
     "tracking",
+    "moments",
     "metrics",
+    "report.histograms",
+    "report.findings",
+    "report.signal",
+    "report.rows",
+    "report.examine",
+    "report.report",
     "report",
     "materialize",
     "admission",
@@ -120,6 +127,8 @@ ORDER = [
     "engine",
     "modules",
     "loggers",
+    "hooks",
+    "strategies",
     "callback",
     "",
     "cli",
@@ -127,7 +136,7 @@ ORDER = [
 """The modules from the bottom to the top; the empty name is the package itself."""
 
 HEAVY = {
-    "lightning": {"loggers", "callback", "cli"},
+    "lightning": {"loggers", "hooks", "strategies", "callback", "cli"},
     "torchmetrics": {"metrics"},
 }
 """Third-party packages that only some modules may import."""

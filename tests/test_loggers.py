@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightning_init import InitReport, InitWeightsCallback, init_weights
 from lightning_init.loggers import log_report, show
-from lightning_init.metrics import STATISTICS
+from lightning_init.moments import STATISTICS
 from tests.models import Holder, constant
 from tests.trainers import Net, Snapshots, trainer
 

@@ -21,15 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from lightning_init.errors import InitError
-from lightning_init.metrics import (
-    STATISTICS,
-    Moments,
-    WeightStatistics,
-    merge,
-    moments,
-    statistics,
-    statistics_of,
-)
+from lightning_init.metrics import WeightStatistics
+from lightning_init.moments import STATISTICS, Moments, merge, moments, statistics, statistics_of
 
 CHUNK = 2**18
 EXACT = ("min", "max", "zero_fraction", "nonfinite")

@@ -63,8 +63,8 @@ class TestRows:
         row = report["fc.weight"]
         assert row.expected is None
         assert row.initializer == f"Pretrained(checkpoint={str(tmp_path / 'w.pth')!r})"
-        ((source, match),) = report.checkpoints
-        assert (source, dict(match.loaded)) == ("Holder.init_cfg", {"fc.weight": "fc.weight"})
+        (coverage,) = report.checkpoints
+        assert (coverage.source, coverage.loaded) == ("Holder.init_cfg", ("fc.weight",))
 
     def test_by_any_name_of_a_tied_parameter(self) -> None:
         module = Holder(constant(1), a=linear(), b=linear())
@@ -72,7 +72,7 @@ class TestRows:
         report = init_weights(module)
         assert report["b.weight"] is report["a.weight"]
         assert report["a.weight"].aliases == ("b.weight",)
-        assert report["a.weight"].cells()[0] == "a.weight = b.weight"
+        assert "a.weight = b.weight" in str(report)
         assert len(report) == 3
 
     def test_an_unknown_name_tells_the_nearest(self) -> None:
@@ -278,4 +278,4 @@ class TestInPrint:
         assert report.measure(nn.Identity()).rows == ()
 
     def test_a_scalar(self) -> None:
-        assert Row("scale", (), (), torch.float32).cells()[1] == "scalar"
+        assert "scalar" in str(InitReport(None, [Row("scale", (), (), torch.float32)]))

@@ -16,7 +16,7 @@ from lightning_init import KaimingInit, WeightStatistics, init_weights
 from lightning_init.engine import execute
 from lightning_init.initializers.fill import fill_
 from lightning_init.initializers.laws import NormalLaw
-from lightning_init.metrics import statistics_of
+from lightning_init.moments import statistics_of
 from lightning_init.rng import BLOCK, Stream
 from lightning_init.settings import Settings, Sync
 from tests.distributed.harness import run_ranks

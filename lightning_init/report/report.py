@@ -4,94 +4,25 @@ from __future__ import annotations
 
 import csv
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.errors import InitError, did_you_mean
-from lightning_init.initializers.laws import Law
-from lightning_init.metrics import STATISTICS, is_measurable, moments_of_all, statistics
+from lightning_init.moments import STATISTICS, is_measurable, moments_of_all, statistics
+from lightning_init.report.examine import examine
+from lightning_init.report.findings import Finding
+from lightning_init.report.rows import Coverage, Row
+from lightning_init.report.signal import LayerSignal
 from lightning_init.text import Legend, columns, markdown
 from lightning_init.tree import slots
 from lightning_init.wrappers import unwrap
 
-__all__ = ["Expected", "InitReport", "Row"]
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What the declared law says about a parameter.
-
-    Attributes:
-        mean: The mean of the law.
-        std: Its standard deviation.
-        low: No number lies below.
-        high: No number lies above.
-    """
-
-    mean: float
-    std: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, law: Law | None) -> Expected | None:
-        """The moments and bounds of a law."""
-        return None if law is None else cls(law.mean, law.std, law.low, law.high)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One parameter.
-
-    Attributes:
-        name: Its qualified name, that of the first registration.
-        aliases: The other names of a tied parameter.
-        shape: Its shape.
-        dtype: The type of its elements; brought up to date by `InitReport.measure`.
-        initializer: The declared initializer with its arguments; None where a method or nothing wrote it.
-        source: Where it was declared (``"LitNet.init_cfg[0].override[0]"``), or the class and method that wrote it
-            (``"ToyConv.init_weights"``); None for an untouched parameter.
-        expected: What the law says; None for a checkpoint, a method or an untouched parameter.
-        kept_by: What protects it: a ``Keep`` rule, or the library that has filled it already.
-        statistics: The measured ones, by the names in `lightning_init.metrics.STATISTICS`; None before `measure`.
-    """
-
-    name: str
-    aliases: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    initializer: str | None = None
-    source: str | None = None
-    expected: Expected | None = None
-    kept_by: str | None = None
-    statistics: Mapping[str, float] | None = None
-
-    def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of `InitReport.header`."""
-        measured = [_number(self.statistics[name]) for name in STATISTICS] if self.statistics else []
-        return (
-            " = ".join((self.name, *self.aliases)),
-            "x".join(map(str, self.shape)) or "scalar",
-            str(self.dtype).removeprefix("torch."),
-            self.written_by,
-            self.source or self.kept_by or "",
-            _number(self.expected.mean) if self.expected else "",
-            _number(self.expected.std) if self.expected else "",
-            *measured,
-        )
-
-    @property
-    def written_by(self) -> str:
-        """What wrote it, in words."""
-        if self.source is None:
-            return "kept" if self.kept_by else "untouched"
-        return self.initializer or "init_weights"
+__all__ = ["InitReport"]
 
 
 class InitReport:
@@ -102,28 +33,31 @@ class InitReport:
 
     Attributes:
         rows: The rows.
-        checkpoints: For every checkpoint that was read, the place of its rule and what it filled.
+        checkpoints: What every checkpoint that was read filled.
         warnings: What was probably not meant, as it was warned about.
         notes: What was told besides.
         seed: The seed of the random streams; None if nothing was initialised.
+        signal: What a batch became on its way through the model, layer by layer; empty without a probe.
     """
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | None,
         rows: Sequence[Row],
         *,
-        checkpoints: Sequence[tuple[str, Match]] = (),
+        checkpoints: Sequence[Coverage] = (),
         warnings: Sequence[str] = (),
         notes: Sequence[str] = (),
         seed: int | None = None,
+        signal: Sequence[LayerSignal] = (),
     ) -> None:
         self.rows: tuple[Row, ...] = tuple(rows)
         self.checkpoints = tuple(checkpoints)
         self.warnings = tuple(warnings)
         self.notes = tuple(notes)
         self.seed = seed
-        self._module: weakref.ref[nn.Module] | None = weakref.ref(module)
+        self.signal = tuple(signal)
+        self._module: weakref.ref[nn.Module] | None = None if module is None else weakref.ref(module)
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -154,7 +88,12 @@ class InitReport:
     @property
     def unexpected(self) -> list[str]:
         """The checkpoint keys that nothing took, each with the place of its rule."""
-        return [f"{source}: {key}" for source, match in self.checkpoints for key in match.unexpected]
+        return [f"{coverage.source}: {key}" for coverage in self.checkpoints for key in coverage.unexpected]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is remarkable, the worst first; what needs statistics only once they are measured."""
+        return examine(self.rows, self.checkpoints, self.signal)
 
     def measure(self, module: nn.Module | None = None) -> InitReport:
         """Takes the statistics of all parameters as they are now.
@@ -178,7 +117,15 @@ class InitReport:
         measured = moments_of_all({name: tensor for name, tensor in tensors.items() if is_measurable(tensor)})
         found = {name: statistics(known) for name, known in measured.items()}
         self.rows = tuple(
-            replace(row, statistics=found.get(row.name), dtype=tensors[row.name].dtype) if row.name in tensors else row
+            replace(
+                row,
+                statistics=found.get(row.name),
+                dtype=tensors[row.name].dtype,
+                device=str(tensors[row.name].device),
+                trainable=tensors[row.name].requires_grad,
+            )
+            if row.name in tensors
+            else row
             for row in self.rows
         )
         return self
@@ -213,7 +160,7 @@ class InitReport:
         told = [f"- {line}" for line in self._told()]
         return "\n\n".join(
             [
-                markdown(self.header, [self._padded(row.cells()) for row in self.rows]),
+                markdown(self.header, [self._padded(_cells(row)) for row in self.rows]),
                 *(["\n".join(told)] if told else []),
             ]
         )
@@ -230,7 +177,7 @@ class InitReport:
             for row in self.rows:
                 measured = [row.statistics[name] for name in STATISTICS] if row.statistics else []
                 expected = [row.expected.mean, row.expected.std] if row.expected else ["", ""]
-                writer.writerow(self._padded([*row.cells()[:5], *expected, *measured]))
+                writer.writerow(self._padded([*_cells(row)[:5], *expected, *measured]))
 
     def _padded(self, cells: Sequence[Any]) -> list[Any]:
         """A row as long as the header, also where the statistics could not be taken."""
@@ -242,7 +189,7 @@ class InitReport:
         header = ("parameter", "shape", "dtype", "written by", "mean", "std", "expected mean", "expected std")
         rows: list[tuple[str, ...]] = [header]
         for row in self.rows:
-            name, shape, dtype, _, _, *expected = row.cells()[:7]
+            name, shape, dtype, _, _, *expected = _cells(row)[:7]
             where = row.source or row.kept_by
             by = legend.number(where, row.written_by) if where else row.written_by
             measured = [_number(row.statistics[key]) for key in ("mean", "std")] if row.statistics else ["", ""]
@@ -264,6 +211,21 @@ class InitReport:
 
     def _told(self) -> list[str]:
         return [f"warning: {line}" for line in self.warnings] + [f"note: {line}" for line in self.notes]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """A row as text, in the order of `InitReport.header`."""
+    measured = [_number(row.statistics[name]) for name in STATISTICS] if row.statistics else []
+    return (
+        " = ".join((row.name, *row.aliases)),
+        "x".join(map(str, row.shape)) or "scalar",
+        str(row.dtype).removeprefix("torch."),
+        row.written_by,
+        row.source or row.kept_by or "",
+        _number(row.expected.mean) if row.expected else "",
+        _number(row.expected.std) if row.expected else "",
+        *measured,
+    )
 
 
 def _number(value: float) -> str:

@@ -1,0 +1,266 @@
+"""Statistics of tensors, as pure functions.
+
+`moments` reads one tensor in chunks, `merge` joins what two parts of a tensor gave, `statistics` turns the result into
+numbers for a table. All three work on float64 copies of one chunk, so the answer is NumPy's on the float64 values, for
+every dtype that converts to float64; no copy of a whole tensor is made and no tensor is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, reduce
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from lightning_init import distributed
+from lightning_init.errors import InitError
+from lightning_init.sharding import is_sharded, local, share
+
+__all__ = [
+    "STATISTICS",
+    "Moments",
+    "is_measurable",
+    "merge",
+    "moments",
+    "moments_of_all",
+    "obstacle",
+    "statistics",
+    "statistics_of",
+]
+
+STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "abs_mean", "l2_norm", "zero_fraction", "nonfinite")
+"""The names of the statistics, in the order of every table."""
+
+# Two float64 work areas of this many elements (4 MiB) stay in a core's cache.
+_CHUNK = 2**18
+
+_SPREAD = "is a DTensor, spread over ranks: pass its full_tensor() or its to_local()"
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is remembered of some numbers: sums that `merge` can join. Without arguments, those of no numbers at all.
+
+    Attributes:
+        count: How many numbers there were.
+        total: Their sum.
+        squares: The sum of their squares.
+        deviations: The sum of their squared deviations from their own mean.
+        magnitudes: The sum of their absolute values.
+        low: The smallest; NaN if any is NaN, or if there are none.
+        high: The largest; NaN if any is NaN, or if there are none.
+        zeros: How many are zero, of either sign.
+        nonfinite: How many are NaN or infinite.
+    """
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    deviations: float = 0.0
+    magnitudes: float = 0.0
+    low: float = math.nan
+    high: float = math.nan
+    zeros: int = 0
+    nonfinite: int = 0
+
+
+def moments(tensor: Tensor) -> Moments:
+    """Read a tensor once, in chunks; twice if it holds numbers that are not finite.
+
+    Every element is converted to float64 first (integers beyond 2**53 are rounded by that). A complex tensor is
+    measured by its magnitudes ``|z|``. Each reading waits for the tensor's device once (on Apple's GPUs, per chunk).
+
+    Args:
+        tensor: Any shape, strides, device and dtype that converts to float64; it is not written.
+
+    Returns:
+        The sums over all its elements.
+
+    Raises:
+        InitError: It has no values that could be read here: ``meta``, lazy, sparse or quantized tensors, a ``DTensor``.
+
+    Example:
+        >>> moments(torch.tensor([1.0, 3.0])).deviations
+        2.0
+    """
+    if reason := obstacle(tensor) or _SPREAD * is_sharded(tensor):
+        raise InitError(reason)
+    rows = [_chunk_sums(block, scratch) for block, scratch in _blocks(tensor)]
+    if not rows:
+        return Moments()
+    whole = reduce(merge, map(_moments_of_row, torch.stack(rows).tolist()))
+    if math.isfinite(whole.squares):
+        return whole
+    finite = torch.stack([torch.isfinite(block).sum() for block, _ in _blocks(tensor)])
+    return replace(whole, nonfinite=whole.count - int(finite.sum()))
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """The moments of all the numbers behind ``a`` and ``b``.
+
+    The squared deviations are joined by the pairwise formula of Chan, Golub and LeVeque (1983, "Algorithms for
+    computing the sample variance"), which does not cancel when the mean is large.
+
+    Example:
+        >>> statistics(merge(moments(torch.tensor([1.0])), moments(torch.tensor([3.0]))))["mean"]
+        2.0
+    """
+    if not a.count or not b.count:
+        return a if a.count else b
+    count = a.count + b.count
+    shift = b.total / b.count - a.total / a.count
+    return Moments(
+        count=count,
+        total=a.total + b.total,
+        squares=a.squares + b.squares,
+        deviations=a.deviations + b.deviations + shift * shift * (a.count * b.count / count),
+        magnitudes=a.magnitudes + b.magnitudes,
+        low=_pick(min, a.low, b.low),
+        high=_pick(max, a.high, b.high),
+        zeros=a.zeros + b.zeros,
+        nonfinite=a.nonfinite + b.nonfinite,
+    )
+
+
+def statistics(moments: Moments) -> dict[str, float]:
+    """The numbers that `STATISTICS` names.
+
+    ``std`` is the unbiased one (divisor n - 1), NaN below two elements. Of no elements, ``l2_norm`` and ``nonfinite``
+    are zero and all others NaN. NaN and infinities give what NumPy gives: they spread to the sums, and NaN to ``min``
+    and ``max``; ``nonfinite`` counts both.
+
+    Example:
+        >>> statistics(moments(torch.tensor([1.0, 2.0])))["std"]
+        0.7071067811865476
+    """
+    count = moments.count or math.nan
+    values = (
+        moments.total / count,
+        math.sqrt(moments.deviations / (count - 1)) if count > 1 else math.nan,
+        moments.low,
+        moments.high,
+        moments.magnitudes / count,
+        math.sqrt(moments.squares),
+        moments.zeros / count,
+        float(moments.nonfinite),
+    )
+    return dict(zip(STATISTICS, values, strict=True))
+
+
+def statistics_of(tensor: Tensor) -> dict[str, float]:
+    """The statistics of one tensor; see `moments` and `statistics`.
+
+    Example:
+        >>> statistics_of(torch.tensor([0.0, 3.0, -4.0]))["l2_norm"]
+        5.0
+    """
+    return statistics(moments(tensor))
+
+
+def moments_of_all(tensors: Mapping[str, Tensor]) -> dict[str, Moments]:
+    """The moments of named tensors; of a ``DTensor`` those of the whole, which no rank ever holds.
+
+    With a ``DTensor`` among them, every rank has to call this, with the same names.
+
+    Raises:
+        InitError: A tensor has no values that could be read here.
+    """
+    found = {name: moments(local(tensor)) for name, tensor in tensors.items()}
+    mine = {name: (str(share(tensor)), found[name]) for name, tensor in tensors.items() if is_sharded(tensor)}
+    if mine:
+        every = distributed.from_all("the statistics of weights", mine)
+        for name in mine:
+            # Of replicas one counts. In the order of shares, so that all ranks get the same sums.
+            parts = {held: part for of_rank in every for held, part in [of_rank[name]]}
+            found[name] = reduce(merge, (parts[held] for held in sorted(parts)))
+    return found
+
+
+def is_measurable(tensor: Tensor) -> bool:
+    """Its values can be read here."""
+    return obstacle(tensor) is None
+
+
+def _pick(choose: Callable[[float, float], float], a: float, b: float) -> float:
+    # Python's `min` and `max` drop or keep a NaN depending on its position.
+    return math.nan if math.isnan(a) or math.isnan(b) else choose(a, b)
+
+
+def obstacle(tensor: object) -> str | None:
+    """Why the values of a tensor cannot be read; None if they can."""
+    if not isinstance(tensor, Tensor):
+        return f"is not a tensor but of type {type(tensor).__name__}"
+    if is_sharded(tensor):
+        summed = any(placement.is_partial() for placement in tensor.placements)
+        return "holds sums that are still to be added up over ranks" if summed else obstacle(local(tensor))
+    obstacles = (
+        (is_lazy(tensor), "is a lazy parameter without a shape: run a batch through its module first"),
+        (tensor.is_meta, "is on the meta device and has no values"),
+        (tensor.is_quantized, "is quantized: pass its dequantize()"),
+        (tensor.layout is not torch.strided, f"has the layout {tensor.layout}: pass its to_dense()"),
+    )
+    if message := next((message for applies, message in obstacles if applies), None):
+        return message
+    return None if _converts(tensor.dtype) else f"has the dtype {tensor.dtype}, which does not convert to float64"
+
+
+@cache
+def _converts(dtype: torch.dtype) -> bool:
+    try:
+        # Complex, because a conversion of complex numbers to real ones warns; what fits in one fits in the other.
+        torch.empty(1, dtype=dtype, device="cpu").to(torch.complex128)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _chunk_sums(block: Tensor, scratch: Tensor) -> Tensor:
+    """The fields of a chunk's `Moments` but for `nonfinite`, in order, on the chunk's device; overwrites both areas."""
+    total = block.sum()
+    squares = torch.dot(block, block)
+    low, high = block.aminmax()
+    zeros = block.numel() - torch.count_nonzero(block)
+    centred = torch.sub(block, total / block.numel(), out=scratch)
+    deviations = torch.dot(centred, centred)
+    magnitudes = block.abs_().sum()
+    count = torch.full_like(total, block.numel())
+    return torch.stack([count, total, squares, deviations, magnitudes, low, high, zeros.to(torch.float64)])
+
+
+def _moments_of_row(row: list[float]) -> Moments:
+    count, total, squares, deviations, magnitudes, low, high, zeros = row
+    return Moments(int(count), total, squares, deviations, magnitudes, low, high, int(zeros))
+
+
+def _blocks(tensor: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The elements as flat float64 chunks, each with a scratch area of its size; both are reused for the next chunk."""
+    source = tensor.detach()
+    # The order of elements does not matter here, that of memory is the fastest, and a transposed tensor is flat in it.
+    source = source.permute(sorted(range(source.dim()), key=source.stride, reverse=True))
+    # Apple's GPUs have no float64: their chunks are brought to the CPU.
+    device = torch.device("cpu") if source.device.type == "mps" else source.device
+    area = torch.empty(2, min(_CHUNK, source.numel()), dtype=torch.float64, device=device)
+    for piece in _pieces(source):
+        values = piece.to(device)
+        if values.is_complex():
+            values = values.to(torch.complex128).abs()
+        block, scratch = area[:, : values.numel()]
+        block.view(values.shape).copy_(values)
+        yield block, scratch
+
+
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """Views of at most a chunk each that cover a tensor; ``reshape(-1)`` would copy a strided one whole."""
+    source = tensor.view(-1) if tensor.is_contiguous() else tensor
+    if source.numel() > _CHUNK:
+        longest = max(range(source.dim()), key=source.size)
+        size = source.size(longest)
+        step = max(1, _CHUNK * size // source.numel())
+        for start in range(0, size, step):
+            yield from _pieces(source.narrow(longest, start, min(step, size - start)))
+    elif source.numel():
+        yield source
