@@ -1,11 +1,6 @@
 """What ranks tell each other, on ``torch.distributed`` alone; in a single process nothing happens here.
 
-Everything crosses ranks as an *outcome*, a value or an error, and through one primitive. A rank that fails posts its
-error to whichever exchange the others are waiting in, so nobody is left at a barrier and every rank raises.
-
-Exchanges nest. A failure in one that all ranks take part in is an exception like others: whoever catches it goes on,
-and the exchange around it follows. Ranks that meet in different exchanges have lost each other: what is raised then
-ends the outermost exchange on every rank, even if something in between catches it, since no other would be answered.
+Everything crosses ranks as an *outcome*, a value or an error, and through one primitive (`lightning_init.exchange`).
 """
 
 from __future__ import annotations
@@ -13,81 +8,19 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
-from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, RankError
-from lightning_init.presence import absent
+from lightning_init.errors import RankError
+from lightning_init.exchange import attempt, exchange, inside, rank, world_size
+from lightning_init.outcomes import name_ranks
 
 __all__ = ["agree", "from_all", "from_rank_zero", "one_first", "rank", "together", "world_size"]
 
 T = TypeVar("T")
-
-# What an error of several ranks is raised as: the first of these that one of them is. Classes of users are not sent,
-# since another process may lack them.
-_KINDS = (InitConfigError, RankError, CheckpointError, InitError)
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What one rank reports of one exchange.
-
-    Attributes:
-        place: The stages that the rank is in, from the outermost.
-        value: What it has to tell.
-        kind: The class of an error of this library.
-        faults: What that error says.
-        crash: Any other error, with its traceback.
-    """
-
-    place: tuple[str, ...]
-    value: Any = None
-    kind: type[InitError] | None = None
-    faults: tuple[Fault, ...] = ()
-    crash: str = ""
-
-    @property
-    def where(self) -> str:
-        return " of ".join(map(repr, reversed(self.place)))
-
-    @property
-    def told(self) -> str:
-        """What went wrong on the rank itself, behind another message."""
-        wrong = self.crash or "\n".join(map(str, self.faults))
-        return f"\nBefore that, on this rank: {wrong}" if wrong else ""
-
-
-@dataclass
-class _Talk:
-    """The exchange that runs, with those that it is nested in.
-
-    Attributes:
-        place: Their stages, from the outermost.
-        lost: What was raised when the ranks met in different exchanges.
-    """
-
-    place: list[str] = field(default_factory=list)
-    lost: Exception | None = None
-
-
-_talk: ContextVar[_Talk | None] = ContextVar("lightning_init_talk", default=None)
-
-
-def world_size() -> int:
-    """The number of ranks; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """The rank of this process; 0 without a process group."""
-    return dist.get_rank() if world_size() > 1 else 0
 
 
 def together(stage: str, run: Callable[[], T]) -> T:
@@ -106,9 +39,9 @@ def together(stage: str, run: Callable[[], T]) -> T:
     """
     if world_size() == 1:
         return run()
-    with _inside(stage) as talk:
-        value, failure = _attempt(run)
-        _exchange(talk, failure=failure)
+    with inside(stage) as talk:
+        value, failure = attempt(run)
+        exchange(talk, failure=failure)
     return value  # type: ignore[return-value]  # a failure has been raised by now
 
 
@@ -128,15 +61,15 @@ def one_first(stage: str, run: Callable[[], T]) -> T:
     if world_size() == 1:
         return run()
     value: T | None = None
-    with _inside(stage) as talk:
+    with inside(stage) as talk:
 
         def take_turn(*, is_mine: bool, at_once: int = 1) -> list[Any]:
             nonlocal value
             failure = None
             if is_mine:
                 with _all_cores(at_once):
-                    value, failure = _attempt(run)
-            return [outcome.value for outcome in _exchange(talk, _node(), failure)]
+                    value, failure = attempt(run)
+            return [outcome.value for outcome in exchange(talk, _node(), failure)]
 
         nodes = take_turn(is_mine=rank() == 0)
         leaders = {nodes.index(node) for node in nodes} - {0}
@@ -183,9 +116,9 @@ def from_rank_zero(stage: str, run: Callable[[], T]) -> T:
         pickle.dumps(value)
         return value
 
-    with _inside(stage) as talk:
-        value, failure = _attempt(run_and_pack) if rank() == 0 else (None, None)
-        outcomes = _exchange(talk, value, failure)
+    with inside(stage) as talk:
+        value, failure = attempt(run_and_pack) if rank() == 0 else (None, None)
+        outcomes = exchange(talk, value, failure)
     return value if rank() == 0 else outcomes[0].value  # type: ignore[return-value]  # a failure has been raised
 
 
@@ -205,8 +138,8 @@ def agree(
     """
     if world_size() == 1:
         return
-    with _inside(stage) as talk:
-        outcomes = _exchange(talk, (dict(items), dict(shares or {})))
+    with inside(stage) as talk:
+        outcomes = exchange(talk, (dict(items), dict(shares or {})))
     held: list[tuple[dict[str, str], dict[str, str]]] = [outcome.value for outcome in outcomes]
     differing: dict[tuple[str, int], list[int]] = {}
     of_all = held[0][0]
@@ -221,7 +154,7 @@ def agree(
                 differing.setdefault((name, first), []).append(i)
     if differing:
         raise RankError(
-            told([f"{name} ({_ranks(those)} against rank {first})" for (name, first), those in differing.items()])
+            told([f"{name} ({name_ranks(those)} against rank {first})" for (name, first), those in differing.items()])
         )
 
 
@@ -234,101 +167,5 @@ def from_all(stage: str, value: T) -> list[T]:
     """
     if world_size() == 1:
         return [value]
-    with _inside(stage) as talk:
-        return [outcome.value for outcome in _exchange(talk, value)]
-
-
-@contextmanager
-def _inside(stage: str) -> Iterator[_Talk]:
-    outer = _talk.get()
-    talk = _Talk() if outer is None else outer
-    token = _talk.set(talk)
-    talk.place.append(stage)
-    try:
-        yield talk
-    finally:
-        talk.place.pop()
-        _talk.reset(token)
-
-
-def _attempt(run: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    try:
-        return run(), None
-    except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks have to hear of it
-        return None, error
-
-
-def _exchange(talk: _Talk, value: Any = None, failure: Exception | None = None) -> list[_Outcome]:
-    """Tells the other ranks what happened here; raises what happened on any of them."""
-    if talk.lost is not None:
-        raise talk.lost
-    mine = _outcome(tuple(talk.place), value, failure)
-    outcomes = [mine] * world_size()
-    try:
-        dist.all_gather_object(outcomes, mine)
-    except RuntimeError as broken:
-        # The process group is of no use any more.
-        talk.lost = RankError(_gone(mine, broken))
-        raise talk.lost from failure or broken
-    met = len({outcome.place for outcome in outcomes}) == 1
-    error = _error(outcomes, failure)
-    if error is None and met:
-        return outcomes
-    if error is None:
-        told = ", ".join(f"rank {i} at {outcome.where}" for i, outcome in enumerate(outcomes))
-        error = RankError(f"the ranks take different ways: {told}; give every rank the same model and config")
-    if not met:
-        talk.lost = error
-    if error is failure:
-        raise error
-    raise error from failure
-
-
-def _gone(mine: _Outcome, error: RuntimeError) -> str:
-    """What is said where the ranks cannot be reached any more."""
-    ranks = absent("/".join(mine.place))
-    if ranks is None:
-        who = "rank 0, or whoever holds the store of the process group, is gone"
-    elif ranks:
-        who = f"no answer from {_ranks(ranks)}, which ended or hang"
-    else:
-        who = "all ranks answer by now; one was later than the timeout of the process group allows"
-    cause = str(error).partition(". ")[0]
-    return f"the ranks lost each other in {mine.where}: {who} ({cause}){mine.told}"
-
-
-def _outcome(place: tuple[str, ...], value: Any, failure: Exception | None) -> _Outcome:
-    if failure is None:
-        return _Outcome(place, value)
-    if isinstance(failure, InitError):
-        kind = next(kind for kind in _KINDS if isinstance(failure, kind))
-        return _Outcome(place, kind=kind, faults=failure.faults)
-    told = "".join(traceback.format_exception(failure))
-    return _Outcome(place, crash=f"{type(failure).__name__}: {failure}\n{told}")
-
-
-def _error(outcomes: Sequence[_Outcome], mine: Exception | None) -> Exception | None:
-    """What this rank raises; on all ranks the same, but for the error of another library on the rank that it hit."""
-    for i, outcome in enumerate(outcomes):
-        if outcome.crash:
-            foreign = mine is not None and not isinstance(mine, InitError)
-            return mine if foreign else RankError(f"rank {i} failed in {outcome.where}: {outcome.crash}")
-    kinds = [outcome.kind for outcome in outcomes if outcome.kind is not None]
-    if not kinds:
-        return None
-    raised_by: dict[Fault, list[int]] = {}
-    for i, outcome in enumerate(outcomes):
-        for fault in dict.fromkeys(outcome.faults):
-            raised_by.setdefault(fault, []).append(i)
-    faults = [
-        fault if len(those) == len(outcomes) else Fault(fault.where, f"{fault.what} [on {_ranks(those)}]")
-        for fault, those in raised_by.items()
-    ]
-    kind = min(kinds, key=_KINDS.index)
-    if isinstance(mine, kind) and mine.faults == tuple(faults):
-        return mine
-    return kind(faults)
-
-
-def _ranks(those: Sequence[int]) -> str:
-    return f"rank{'s' if len(those) > 1 else ''} {', '.join(map(str, those))}"
+    with inside(stage) as talk:
+        return [outcome.value for outcome in exchange(talk, value)]

@@ -1,0 +1,78 @@
+"""The storage that an initialisation gives to what was built on ``meta``, and what may not stay unset in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from lightning_init.errors import Fault, InitConfigError
+from lightning_init.ledger import Ledger, Written
+from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta, reset
+from lightning_init.plan import InitPlan
+from lightning_init.tree import Tree
+from lightning_init.wrappers import class_name
+
+__all__ = ["Storage"]
+
+
+@dataclass
+class Storage:
+    """Gives storage to what is on ``meta``, once.
+
+    Attributes:
+        device: Where to; None if tensors on ``meta`` are errors.
+    """
+
+    device: torch.device | None = None
+    _plan: MetaPlan = field(default_factory=lambda: MetaPlan({}, ()))
+    _claimed: set[str] = field(default_factory=set)
+    _undo: Callable[[], None] = lambda: None
+
+    def take_plan(self, tree: Tree, plan: InitPlan) -> list[Fault]:
+        """Learns what a plan writes.
+
+        Returns:
+            What would certainly stay unset memory.
+        """
+        if self.device is None:
+            return []
+        certain = {entry.name for entry in plan if entry.winner}
+        self._plan = plan_meta(tree, {slot for slot in tree.slots if slot.name in certain})
+        self._claimed = {entry.name for entry in plan if entry.claims}
+        return [Fault(name, UNSET) for name in self._plan.unset if name not in self._claimed]
+
+    def allocate(self, tree: Tree, seed: int, ledger: Ledger) -> None:
+        """Gives storage, and resets what no rule writes.
+
+        Raises:
+            InitConfigError: A ``reset_parameters`` leaves memory unset that nothing else will write.
+        """
+        if self.device is None:
+            return
+        self._undo = allocate(tree, self.device)
+        left: list[str] = []
+        for node, attributes in self._plan.resets.items():
+            written, unset = reset(tree, node, attributes, seed, self.device)
+            source = f"{class_name(node.module)}.reset_parameters"
+            ledger.written.update({name: Written(source) for name in written})
+            left += unset
+        self._plan = replace(self._plan, unset=(*self._plan.unset, *left))
+        hopeless = [name for name in left if name not in self._claimed]
+        if hopeless:
+            raise InitConfigError([Fault(name, UNSET) for name in hopeless])
+
+    def refuse_unset(self, ledger: Ledger) -> None:
+        """Looks at what was written in the end.
+
+        Raises:
+            InitConfigError: A method left memory unset.
+        """
+        unset = [name for name in self._plan.unset if name not in ledger.written]
+        if unset:
+            raise InitConfigError([Fault(name, UNSET) for name in unset])
+
+    def give_back(self) -> None:
+        """Puts all on ``meta`` again, so that unset memory is not taken for weights after a failure."""
+        self._undo()
