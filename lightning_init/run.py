@@ -30,6 +30,7 @@ from lightning_init.settings import Settings
 from lightning_init.steps import Call, Claim, Done, FillStep, LoadStep, Step, settle
 from lightning_init.storage import Storage
 from lightning_init.tree import Slot, Tree
+from lightning_init.workers import Workers
 from lightning_init.wrappers import class_name, unwrap
 from lightning_init.writer import Writer
 
@@ -62,6 +63,7 @@ class Run:
     _calls: Calls = field(init=False)
     _done: set[nn.Module] = field(default_factory=set)
     _checkpoints: list[Checkpoint] = field(default_factory=list)
+    _workers: Workers = field(default_factory=Workers)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.settings)
@@ -70,11 +72,11 @@ class Run:
     @cached_property
     def _writer(self) -> Writer:
         assert self.seed is not None  # noqa: S101 - drawn before anything runs
-        return Writer(self.ledger, self.seed)
+        return Writer(self.ledger, self.seed, self._workers)
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Lets the checkpoints go at the end; if it failed, no module says that it is initialised or has storage."""
+        """Ends threads and checkpoints; after a failure, no module says that it is initialised or has storage."""
         try:
             yield
         except BaseException:
@@ -83,6 +85,7 @@ class Run:
             self._storage.give_back()
             raise
         finally:
+            self._workers.close()
             for checkpoint in self._checkpoints:
                 checkpoint.close()
 

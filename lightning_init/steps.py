@@ -16,6 +16,7 @@ from lightning_init.initializers.base import WeightInitializer
 from lightning_init.initializers.fill import BlockGenerators, can_hold, fill_
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.tree import Node, Slot
+from lightning_init.workers import Workers, in_turn
 
 __all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat", "settle"]
 
@@ -55,12 +56,12 @@ class Fill(Claim):
         """Its numbers are drawn."""
         return not isinstance(self.expected(), ConstantLaw)
 
-    def write(self, tensor: Tensor, generators: BlockGenerators) -> None:
+    def write(self, tensor: Tensor, generators: BlockGenerators, workers: Workers = in_turn) -> None:
         """Fills a tensor of the slot's shape."""
         if self.is_bias:
             fill_(tensor, self.initializer.bias_law, generators)
         else:
-            self.initializer.write_(tensor, generators)
+            self.initializer.write_(tensor, generators, workers)
 
     def obstacle(self) -> str | None:
         """Why the slot cannot be filled; None if it can."""

@@ -18,6 +18,7 @@ from lightning_init.rng import Stream, isolated
 from lightning_init.steps import Claim, Fill, Load, LoadStep
 from lightning_init.tree import Slot
 from lightning_init.values import write_slot
+from lightning_init.workers import Workers, in_turn
 
 __all__ = ["Writer"]
 
@@ -29,11 +30,13 @@ class Writer:
     Attributes:
         ledger: Who wrote what.
         seed: The seed of the random streams.
+        workers: Who draws the numbers.
         replaced: The modules that are not in the tree any more, with the method that replaced them.
     """
 
     ledger: Ledger
     seed: int
+    workers: Workers
     replaced: dict[nn.Module, str] = field(default_factory=dict)
 
     def fill(self, claim: Fill) -> None:
@@ -46,8 +49,10 @@ class Writer:
         self._refuse_replaced(claim)
         device = torch.device("cpu") if self.ledger.settings.rng_device == "cpu" else slot.tensors[0].device
         stream = Stream(self.seed, slot.key, device)
+        # Other devices have threads of their own.
+        workers = self.workers if device.type == "cpu" else in_turn
         with self._right_inverse(slot):
-            write_slot(slot, lambda tensor: claim.write(tensor, stream.generator))
+            write_slot(slot, lambda tensor: claim.write(tensor, stream.generator, workers))
         # What a parametrization makes of the numbers, nobody knows.
         law = None if slot.parts else claim.expected()
         self.ledger.filled(slot.name, Written(claim.source, claim.what, Expected.of(law), claim.is_random))

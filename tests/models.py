@@ -99,6 +99,6 @@ class CountingInit(LawInitializer):
     def law(self, shape: tuple[int, ...], fans: Fans | None) -> Law:
         return ConstantLaw(0.5)
 
-    def write_(self, tensor: Tensor, generators: Any) -> None:
+    def write_(self, tensor: Tensor, generators: Any, workers: Any = None) -> None:
         self.filled[self.label] += 1
         super().write_(tensor, generators)

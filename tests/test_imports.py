@@ -17,6 +17,7 @@ ORDER = [
     "text",
     "settings",
     "rng",
+    "workers",
     "presence",
     "outcomes",
     "exchange",

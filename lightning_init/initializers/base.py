@@ -54,6 +54,7 @@ from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.initializers.write import Write, write_all
 from lightning_init.registry import Registry
 from lightning_init.scope import LayerSpec, is_layer, layer_names
+from lightning_init.workers import Workers, in_turn
 
 __all__ = [
     "INITIALIZERS",
@@ -181,12 +182,13 @@ class WeightInitializer(Initializer):
             return str(error)
 
     @abstractmethod
-    def write_(self, tensor: Tensor, generators: BlockGenerators) -> None:
+    def write_(self, tensor: Tensor, generators: BlockGenerators, workers: Workers = in_turn) -> None:
         """Fills a weight in place.
 
         Args:
             tensor: The weight.
             generators: The generator of each of its blocks.
+            workers: Who draws the blocks.
 
         Raises:
             InitError: It cannot be filled, for a reason that `obstacle` tells. Nothing has been written.
@@ -232,9 +234,9 @@ class LawInitializer(WeightInitializer):
         """The law that a weight of that shape will follow."""
         return self.law(tuple(shape), fans_of(shape))
 
-    def write_(self, tensor: Tensor, generators: BlockGenerators) -> None:
+    def write_(self, tensor: Tensor, generators: BlockGenerators, workers: Workers = in_turn) -> None:
         """Fills a weight in place, block by block."""
-        fill_(tensor, self.expected(tensor.shape), generators)
+        fill_(tensor, self.expected(tensor.shape), generators, workers)
 
 
 class TensorInitializer(WeightInitializer):
@@ -254,7 +256,12 @@ class TensorInitializer(WeightInitializer):
         """No law."""
         return None
 
-    def write_(self, tensor: Tensor, generators: BlockGenerators) -> None:
+    def write_(
+        self,
+        tensor: Tensor,
+        generators: BlockGenerators,
+        workers: Workers = in_turn,  # noqa: ARG002 - there are no blocks to share out
+    ) -> None:
         """Fills a weight in place, as a whole."""
         fans = fans_of(tensor.shape)
         fill_whole_(tensor, lambda whole, generator: self.fill(whole, fans, generator), generators)

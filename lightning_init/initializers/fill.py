@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from threading import local as local_
 from typing import TypeAlias
 
 import torch
@@ -16,6 +18,7 @@ from lightning_init.errors import InitError
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.rng import BLOCK
 from lightning_init.sharding import copy_, is_sharded, local, share
+from lightning_init.workers import Workers, in_turn, one_core
 
 __all__ = [
     "BlockGenerators",
@@ -126,7 +129,7 @@ def _refuse(tensor: Tensor, law: Law | None) -> None:
         raise InitError(reason)
 
 
-def fill_(tensor: Tensor, law: Law, generators: BlockGenerators) -> None:
+def fill_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Workers = in_turn) -> None:
     """Fills a tensor in place, in blocks of its flattened logical order.
 
     The numbers depend on shape, law and generators, not on strides: a ``channels_last`` or transposed tensor gets the
@@ -140,6 +143,7 @@ def fill_(tensor: Tensor, law: Law, generators: BlockGenerators) -> None:
         law: What to fill it with.
         generators: Where a block comes from. A generator of another kind of device than the tensor's draws there, and
             the numbers are copied.
+        workers: Who draws the blocks. Those of a generator that moves on from block to block have to be drawn in turn.
 
     Raises:
         InitError: The tensor cannot hold such numbers, or has no storage. Nothing has been written.
@@ -150,28 +154,42 @@ def fill_(tensor: Tensor, law: Law, generators: BlockGenerators) -> None:
         if isinstance(law, ConstantLaw):
             law.fill(here)
             return
-        mine = share(tensor)
-        flat = here.view(-1) if here.is_contiguous() else None
-        buffer: Tensor | None = None
-        for index, start, stop in blocks(tensor.numel()):
-            first, last = mine.before(start), mine.before(stop)
-            if first == last:
-                continue
-            generator = generators(index)
-            device = _device(here, generator)
-            # Where all of it is here, it is in one piece.
-            target = flat[first:last] if flat is not None and last - first == stop - start else None
-            if target is not None and here.dtype in _DRAWN and device == here.device:
-                law.fill(target, generator)
-                continue
-            if buffer is None:
-                buffer = torch.empty(min(BLOCK, tensor.numel()), dtype=_drawn_in(tensor.dtype), device=device)
-            block = buffer[: stop - start]
-            law.fill(block, generator)
-            if target is not None:
-                target.copy_(block)
-            else:
-                mine.put(here, start, block)
+        workers.run(list(_pieces(tensor, here, law, generators)))
+
+
+def _pieces(tensor: Tensor, here: Tensor, law: Law, generators: BlockGenerators) -> Iterator[Callable[[], None]]:
+    """What fills the blocks of a tensor that have elements here, each on its own."""
+    mine = share(tensor)
+    flat = here.view(-1) if here.is_contiguous() else None
+    buffers = local_()
+
+    def buffer(size: int, device: torch.device) -> Tensor:
+        """Room for a block, one for each thread."""
+        if not hasattr(buffers, "area"):
+            area = min(BLOCK, tensor.numel())
+            buffers.area = torch.empty(area, dtype=_drawn_in(tensor.dtype), device=device)
+        found: Tensor = buffers.area[:size]
+        return found
+
+    def draw(index: int, start: int, stop: int, first: int, last: int) -> None:
+        generator = generators(index)
+        device = _device(here, generator)
+        # Where all of it is here, it is in one piece.
+        target = flat[first:last] if flat is not None and last - first == stop - start else None
+        if target is not None and here.dtype in _DRAWN and device == here.device:
+            law.fill(target, generator)
+            return
+        block = buffer(stop - start, device)
+        law.fill(block, generator)
+        if target is not None:
+            target.copy_(block)
+        else:
+            mine.put(here, start, block)
+
+    for index, start, stop in blocks(tensor.numel()):
+        first, last = mine.before(start), mine.before(stop)
+        if first != last:
+            yield partial(draw, index, start, stop, first, last)
 
 
 def fill_whole_(
@@ -179,7 +197,8 @@ def fill_whole_(
 ) -> None:
     """Fills a tensor in place by a function that needs all of it at once.
 
-    Of one that is spread over ranks, every rank draws the whole and keeps its share.
+    It computes on one core, because the bits of a factorisation differ with the number of threads. Of a tensor that is
+    spread over ranks, every rank draws the whole and keeps its share.
 
     Args:
         tensor: Of any shape and real floating point type.
@@ -194,7 +213,7 @@ def fill_whole_(
     generator = generators(0)
     here = local(tensor)
     device = _device(here, generator)
-    with torch.no_grad():
+    with torch.no_grad(), one_core():
         if here is tensor and tensor.is_contiguous() and tensor.dtype in _DRAWN and device == tensor.device:
             draw(tensor, generator)
             return

@@ -1,0 +1,105 @@
+"""Threads for work that is cut into pieces, such as blocks of random numbers and chunks of statistics.
+
+What a piece gives never depends on which thread does it, nor on how many there are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+__all__ = ["Workers", "in_turn", "one_core"]
+
+T = TypeVar("T")
+
+
+class Workers:
+    """A pool of threads, each of which computes on one core.
+
+    It starts its threads when there is work for two, and ends them when it is closed. A forked process must not use the
+    pool of its parent.
+
+    Args:
+        count: The number of threads; by default that of torch (`torch.get_num_threads`). One means the calling thread.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = torch.get_num_threads() if count is None else count
+        self._pool: ThreadPoolExecutor | None = None
+
+    def close(self) -> None:
+        """Ends the threads; further work starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def run(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
+        """Runs pieces side by side, without gradients.
+
+        Args:
+            pieces: They must not depend on each other. A single one runs in the calling thread.
+
+        Returns:
+            What they return, in their order. The first exception is raised, once none of them runs any more.
+        """
+        if self.count == 1 or len(pieces) < 2:
+            return [_without_gradients(piece) for piece in pieces]
+        pool = self._pool = self._pool or _started(self.count)
+        futures = [pool.submit(_without_gradients, piece) for piece in pieces]
+        try:
+            wait(futures)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            raise
+        return [future.result() for future in futures]
+
+
+in_turn = Workers(1)
+"""The calling thread alone, one piece after the other."""
+
+
+def _without_gradients(piece: Callable[[], T]) -> T:
+    # Threads do not inherit this from the one that started them.
+    with torch.no_grad():
+        return piece()
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Within, torch computes on one core in this thread."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _started(count: int) -> ThreadPoolExecutor:
+    """A pool whose threads do not share out what they compute to further threads of torch's own."""
+    before = torch.get_num_threads()
+    ready = threading.Barrier(count + 1)
+
+    def be_one() -> None:
+        # A thread that asks for the first time takes what was set last, even if it has set a number of its own before.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count, thread_name_prefix="lightning_init")
+    for _ in range(count):
+        pool.submit(be_one)
+    ready.wait()
+    # torch keeps that number for each thread, but what new threads begin with is what was set last.
+    torch.set_num_threads(before)
+    return pool

@@ -1,0 +1,113 @@
+"""Threads for pieces of work: order, cores, gradients, errors."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+
+from lightning_init.workers import Workers, in_turn, one_core
+
+
+@pytest.fixture(autouse=True)
+def two_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    made = Workers(3)
+    yield made
+    made.close()
+
+
+def meet(barrier: threading.Barrier) -> int:
+    """Returns only if as many pieces run at the same time as the barrier wants."""
+    barrier.wait(10)
+    return threading.get_ident()
+
+
+def test_as_many_threads_as_torch_has_cores() -> None:
+    assert Workers().count == 2
+
+
+def test_pieces_run_side_by_side(workers: Workers) -> None:
+    threads = workers.run([partial(meet, threading.Barrier(3))] * 3)
+    assert len(set(threads)) == 3
+    assert threading.get_ident() not in threads
+
+
+def test_results_stand_in_the_order_of_the_pieces(workers: Workers) -> None:
+    def late(i: int) -> int:
+        time.sleep(0.02 * (3 - i))
+        return i
+
+    assert workers.run([partial(late, i) for i in range(3)]) == [0, 1, 2]
+    assert workers.run(list[partial[int]]()) == []
+
+
+def test_a_single_piece_stays_in_the_calling_thread(workers: Workers) -> None:
+    assert workers.run([threading.get_ident]) == [threading.get_ident()]
+    assert in_turn.run([threading.get_ident] * 2) == [threading.get_ident()] * 2
+
+
+def test_no_gradient_is_recorded(workers: Workers) -> None:
+    assert workers.run([torch.is_grad_enabled] * 2) == [False, False]
+    assert in_turn.run([torch.is_grad_enabled] * 2) == [False, False]
+    assert torch.is_grad_enabled()
+
+
+def test_each_computes_on_one_core_and_nobody_else_is_bound_to_that(workers: Workers) -> None:
+    assert workers.run([torch.get_num_threads] * 3) == [1, 1, 1]
+    seen = [torch.get_num_threads()]
+    other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert seen == [2, 2]
+    assert workers.run([torch.get_num_threads] * 3) == [1, 1, 1]
+
+
+def test_an_error_is_raised_when_nothing_runs_any_more(workers: Workers) -> None:
+    ended = []
+
+    def fail() -> None:
+        raise ValueError("of this piece")
+
+    def slow() -> None:
+        time.sleep(0.1)
+        ended.append(True)
+
+    with pytest.raises(ValueError, match="of this piece"):
+        workers.run([fail, slow, slow])
+    assert ended == [True, True]
+    assert workers.run([lambda: 1, lambda: 2]) == [1, 2]
+
+
+def test_a_closed_pool_leaves_no_thread_and_can_be_used_again(workers: Workers) -> None:
+    def ours() -> int:
+        return sum(thread.name.startswith("lightning_init") for thread in threading.enumerate())
+
+    before = ours()
+    workers.run([lambda: None] * 2)
+    assert ours() == before + 3
+    workers.close()
+    assert ours() == before
+    assert workers.run([lambda: 1] * 2) == [1, 1]
+
+
+def test_one_core_is_given_back_after_an_error() -> None:
+    def fail() -> None:
+        with one_core():
+            assert torch.get_num_threads() == 1
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    assert torch.get_num_threads() == 2
