@@ -13,7 +13,6 @@ before the clock starts; ranks start together, and the slowest counts.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import tempfile
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from torch import nn
 from lightning_init import init_weights
 from lightning_init.text import columns
 from tests.distributed.harness import find_free_port
+from tests.forks import clean_context
 
 MIB = 2**20
 WIDTH = 2048
@@ -152,9 +152,8 @@ def measure(index: int, path: Path, ranks: int, layers: int, *, cold: bool) -> F
     if cold:
         _drop_from_cache(path)
     port = find_free_port()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_init", "mmengine.model", "safetensors.torch"])
-    processes: list[tuple[ForkServerProcess, Connection]] = []
+    context = clean_context(["mmengine.model", "safetensors.torch"])
+    processes: list[tuple[BaseProcess, Connection]] = []
     for rank in range(ranks):
         ours, theirs = context.Pipe()
         arguments = (index, os.fspath(path), layers, rank, ranks, port, theirs)
@@ -177,7 +176,7 @@ def measure(index: int, path: Path, ranks: int, layers: int, *, cold: bool) -> F
     )
 
 
-def _follow(process: ForkServerProcess, told: Connection) -> tuple[dict[str, Any], list[tuple[float, int]]]:
+def _follow(process: BaseProcess, told: Connection) -> tuple[dict[str, Any], list[tuple[float, int]]]:
     """What a rank tells, and its anonymous memory over time, seen from outside."""
     held: list[tuple[float, int]] = []
     while process.is_alive() and not told.poll(0.002):

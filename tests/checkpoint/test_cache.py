@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import multiprocessing
 import os
 import pty
 import signal
@@ -29,15 +28,10 @@ from lightning_init.checkpoint.sources import download
 from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.servers import Answer, Web, web_server
+from tests.forks import clean_context
 
 BODY = bytes(range(256)) * 4000
 HALF = len(BODY) // 2
-
-# Clean processes that need not import everything anew.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["lightning_init.checkpoint.sources.locate", "lightning_init.checkpoint.sources.download"]
-)
 
 
 def job(url: str, home: Path, told: Connection, terminal: str | None, rank: int) -> None:
@@ -75,8 +69,9 @@ class Job:
 
 @contextmanager
 def started(url: str, home: Path, terminal: str | None = None, rank: int = 0) -> Iterator[Job]:
-    ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=job, args=(url, home, theirs, terminal, rank), daemon=True)
+    context = clean_context()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=job, args=(url, home, theirs, terminal, rank), daemon=True)
     process.start()
     theirs.close()
     try:

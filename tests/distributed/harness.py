@@ -1,6 +1,6 @@
 """Real processes for the tests: ranks of one job and scripts, each ended at a deadline.
 
-Only the standard library is imported here: a rank sets its environment before torch and Lightning are imported.
+Ranks are forked from a process that has imported everything (``tests/forks.py``); scripts start anew.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import connection, get_context
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast, overload
+
+from tests.forks import clean_context, forget_the_parent
 
 __all__ = ["LOOPBACK", "Outcome", "find_free_port", "run_ranks", "run_script"]
 
@@ -108,7 +110,7 @@ def run_ranks(
         world_size: The number of processes.
         target: A function at the top level of a module. It reads its rank from ``torch.distributed``.
         *args: Its arguments, pickled.
-        deadline: Seconds after which whatever still runs is killed; starting Python and torch counts.
+        deadline: Seconds after which whatever still runs is killed.
         process_group: Whether the default group (gloo) is made before the call and destroyed after it.
         expect_errors: Whether to return outcomes, failures included, instead of raising at the first failure.
 
@@ -119,6 +121,7 @@ def run_ranks(
         AssertionError: A rank raised, died or hung; the traceback of each is in the message.
     """
     environment = {
+        **os.environ,
         "GLOO_SOCKET_IFNAME": LOOPBACK,
         "LOCAL_WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
@@ -195,7 +198,7 @@ def _started(
     world_size: int, environment: dict[str, str], job: bytes, process_group: bool, folder: str
 ) -> Iterator[list[tuple[BaseProcess, Connection]]]:
     """Start the ranks; on leaving, kill them all with everything that they started."""
-    context = get_context("spawn")
+    context = clean_context()
     ranks: list[tuple[BaseProcess, Connection]] = []
     try:
         for rank in range(world_size):
@@ -262,7 +265,7 @@ def _kill_group(pid: int) -> None:
 def _be_rank(environment: dict[str, str], job: bytes, process_group: bool, folder: str, parent: Connection) -> None:
     """The life of one rank's process."""
     os.setsid()
-    os.environ.update(environment)
+    forget_the_parent(environment)
     rank = int(environment["RANK"])
     released = threading.Event()
     threading.Thread(target=_follow, args=(parent, released), daemon=True).start()
@@ -286,7 +289,7 @@ def _report(rank: int, job: bytes, process_group: bool) -> bytes:
     start = time.monotonic()
     try:
         import torch  # noqa: PLC0415  # not before the environment is set
-        from torch import distributed  # noqa: PLC0415
+        from torch import distributed  # noqa: PLC0415  # the same
 
         torch.set_num_threads(1)
         if process_group:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
+from tests.distributed import harness
 from tests.distributed.harness import run_ranks, run_script
 
 
@@ -77,7 +81,8 @@ def test_errors_that_are_expected_are_returned() -> None:
     assert zero.value.tolist() == [0, 1, 2]
 
 
-def test_a_failure_does_not_wait_for_the_deadline() -> None:
+def test_a_failure_does_not_wait_for_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "GRACE", 1.0)
     start = time.monotonic()
     with pytest.raises(AssertionError, match="2 of 2 ranks failed") as failure:
         run_ranks(2, wait_for_the_failed, deadline=100)
@@ -87,8 +92,8 @@ def test_a_failure_does_not_wait_for_the_deadline() -> None:
 
 def test_a_rank_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
     start = time.monotonic()
-    zero, one = run_ranks(2, hang_on_one, tmp_path / "lock", deadline=15, expect_errors=True)
-    assert time.monotonic() - start < 30
+    zero, one = run_ranks(2, hang_on_one, tmp_path / "lock", deadline=5, expect_errors=True)
+    assert time.monotonic() - start < 60
     assert (zero.value, one.error) == ("done", "Hang")
     assert "in hang_on_one" in one.traceback
     assert_released(tmp_path / "lock")
@@ -106,6 +111,46 @@ def test_a_value_that_cannot_be_pickled_is_an_error_of_its_rank() -> None:
 
 def test_the_group_is_optional() -> None:
     assert run_ranks(1, no_group, process_group=False) == [False]
+
+
+def made_up() -> tuple[int, int, float, float]:
+    return rank_zero_only.rank, torch.initial_seed(), float(np.random.rand()), random.random()  # type: ignore[attr-defined]  # noqa: NPY002, S311
+
+
+def test_ranks_share_nothing_that_a_new_process_makes_up() -> None:
+    """Their parent has generators and a rank, too."""
+    ranks = [*run_ranks(2, made_up), *run_ranks(2, made_up)]
+    assert [rank for rank, *_ in ranks] == [0, 1, 0, 1]
+    for drawn in zip(*(drawn for _, *drawn in ranks), strict=True):
+        assert len(set(drawn)) == 4
+
+
+def variables() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def test_ranks_have_the_environment_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their parent was started with."""
+    monkeypatch.setenv("OF_THE_FIRST", "here")
+    (first,) = run_ranks(1, variables)
+    monkeypatch.delenv("OF_THE_FIRST")
+    monkeypatch.setenv("OF_THE_SECOND", "here")
+    (second,) = run_ranks(1, variables)
+    assert (first.get("OF_THE_FIRST"), first.get("OF_THE_SECOND")) == ("here", None)
+    assert (second.get("OF_THE_FIRST"), second.get("OF_THE_SECOND")) == (None, "here")
+    assert {key: value for key, value in second.items() if os.environ.get(key) != value}.keys() == {
+        *("GLOO_SOCKET_IFNAME", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+        *("NODE_RANK", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE"),
+    }
+
+
+def of_the_parent() -> tuple[bool, int]:
+    return torch.cuda._is_in_bad_fork(), len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ranks are forked on Linux only")
+def test_ranks_are_forked_from_a_process_that_has_done_nothing() -> None:
+    assert run_ranks(1, of_the_parent) == [(False, 1)]
 
 
 def test_a_script_is_run_to_its_end() -> None:
