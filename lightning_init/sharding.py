@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
     from typing_extensions import TypeIs
 
-__all__ = ["Share", "Span", "copy_", "is_sharded", "local", "share", "zero_row_"]
+__all__ = ["Share", "Slices", "Span", "copy_", "is_sharded", "local", "share", "zero_row_"]
+
+
+Slices: TypeAlias = tuple[slice, ...]
+"""A part of a tensor, as an index: successive indices of every dimension."""
 
 
 class Span(NamedTuple):
@@ -116,10 +120,31 @@ class Share:
             tensor: The local tensor.
             whole: Of the whole shape.
         """
-        if self.shape:
-            self._put_rows(tensor, 0, whole, 0)
-        else:
-            tensor.copy_(whole)
+        for here, there in self.cut((0,) * whole.dim(), whole.shape):
+            tensor[here].copy_(whole[there])
+
+    def cut(
+        self, offsets: Sequence[int], sizes: Sequence[int], rows: int | None = None
+    ) -> Iterator[tuple[Slices, Slices]]:
+        """What of a box of the whole tensor is here.
+
+        Args:
+            offsets: Where the box starts.
+            sizes: Its shape.
+            rows: How many indices of the first dimension a part has at most; None for any number.
+
+        Yields:
+            For every part, where it stands in the local tensor, and where in the box.
+
+        >>> rows = Share((4, 3), ((Span(2, 0, 2),), (Span(0, 0, 3),)))
+        >>> [(here[0], there[0]) for here, there in rows.cut((1, 0), (2, 3))]
+        [(slice(0, 1, None), slice(1, 2, None))]
+        """
+        return _cuts(self.spans, offsets, sizes, rows)
+
+    def overlaps(self, offsets: Sequence[int], sizes: Sequence[int]) -> bool:
+        """Whether anything of a box of the whole tensor is here; see `cut`."""
+        return next(self.cut(offsets, sizes), None) is not None
 
     def zero_row(self, tensor: Tensor, row: int) -> None:
         """Zeroes one index of the first dimension, if it is here."""
@@ -138,11 +163,26 @@ class Share:
             self.put(tensor[here], offset, values, dim + 1)
 
     def _put_rows(self, tensor: Tensor, row: int, whole: Tensor, dim: int) -> None:
-        first = _cut(self.spans[dim], row, row + whole.shape[0])
-        for spans in product(first, *self.spans[dim + 1 :]):
-            here = tuple(slice(span.here, span.here + span.length) for span in spans)
-            there = tuple(slice(span.start, span.start + span.length) for span in spans)
+        for here, there in _cuts(self.spans[dim:], (row, *(0 for _ in whole.shape[1:])), whole.shape):
             tensor[here].copy_(whole[there])
+
+
+def _cuts(
+    spans: Sequence[Sequence[Span]], offsets: Sequence[int], sizes: Sequence[int], rows: int | None = None
+) -> Iterator[tuple[Slices, Slices]]:
+    """`Share.cut`, of some of the dimensions."""
+    within = [list(_cut(of, start, start + size)) for of, start, size in zip(spans, offsets, sizes, strict=True)]
+    if rows is not None:
+        within[0] = [
+            Span(span.start + i, span.here + i, min(rows, span.length - i))
+            for span in within[0]
+            for i in range(0, span.length, rows)
+        ]
+    for part in product(*within):
+        yield (
+            tuple(slice(span.here, span.here + span.length) for span in part),
+            tuple(slice(span.start, span.start + span.length) for span in part),
+        )
 
 
 def _cut(spans: Sequence[Span], start: int, stop: int) -> Iterator[Span]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -118,16 +119,15 @@ class LoadStep:
     checkpoint: Checkpoint
     owner: Node | None = None
 
-    def read(self, claim: Load) -> Tensor:
-        """The values for a claim, made to fit; not to be written to.
+    def write(self, claim: Load) -> None:
+        """Writes the values for a claim.
 
         Raises:
             CheckpointError: They cannot be read or made to fit.
         """
-        try:
-            return claim.initializer.read(self.checkpoint, self.match, claim.name)
-        except CheckpointError as error:
-            raise CheckpointError([fault.below(self.source) for fault in error.faults]) from error
+        at = claim.part or claim.slot.name
+        with self._named():
+            claim.initializer.write(self.checkpoint, self.match, claim.name, claim.slot, at)
 
     def try_adapters(self, executed: Collection[Claim]) -> None:
         """Adapts once what has to be adapted, since the shape that a user's adapter makes shows only then.
@@ -140,7 +140,16 @@ class LoadStep:
         """
         for claim in self.claims:
             if claim in executed and claim.name in self.match.adapted:
-                self.read(claim)
+                with self._named():
+                    claim.initializer.read(self.checkpoint, self.match, claim.name)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Says in errors where the rule was declared."""
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError([fault.below(self.source) for fault in error.faults]) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from lightning_init import distributed
-from lightning_init.checkpoint.slots import copy_
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.ledger import Ledger, Written
 from lightning_init.report import Expected
@@ -73,18 +72,16 @@ class Writer:
 
         def read() -> None:
             for claim in claims:
-                self._read(step, claim)
+                self._load(step, claim)
 
         if claims:
             in_turn = distributed.together if self.ledger.settings.sync == "broadcast" else distributed.one_first
             in_turn(f"loading {step.checkpoint.source}", read)
         self.ledger.read(step, [(claim.slot.name, claim.what) for claim in claims])
 
-    def _read(self, step: LoadStep, claim: Load) -> None:
-        # The values are let go at the end, before the next ones are read.
-        value = step.read(claim)
+    def _load(self, step: LoadStep, claim: Load) -> None:
         with self._right_inverse(claim.slot):
-            copy_(claim.slot, claim.part or claim.slot.name, value)
+            step.write(claim)
 
     @contextmanager
     def _right_inverse(self, slot: Slot) -> Iterator[None]:

@@ -69,6 +69,7 @@ ORDER = [
     "checkpoint.formats.constructors",
     "checkpoint.formats.unpickling",
     "checkpoint.formats.layouts",
+    "checkpoint.formats.mapped",
     "checkpoint.formats.containers",
     "checkpoint.formats.pickles",
     "checkpoint.formats.torch_files",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_init.sharding import Share, Slices
+
 if TYPE_CHECKING:
     # torch needs the package, but this one does not.
     from typing_extensions import Self
 
-__all__ = ["Checkpoint", "Entry", "Reading", "SafeGlobal"]
+__all__ = ["Checkpoint", "Entry", "Piece", "Reading", "SafeGlobal"]
+
+Piece: TypeAlias = tuple[Slices, Tensor]
+"""Where values belong in a local tensor, and the values."""
 
 SafeGlobal: TypeAlias = Callable[..., object] | tuple[Callable[..., object], str]
 """A class or function, or one with the path under which files name it, as ``torch.serialization`` takes them."""
@@ -74,6 +79,27 @@ class Checkpoint(ABC):
             CheckpointError: The values cannot be read.
             KeyError: There is no such entry.
         """
+
+    def pieces(self, key: str, mine: Share) -> Iterator[Piece]:
+        """The values under one of the entries as far as they are in a share, one piece at a time.
+
+        Of a format that cannot do better, the whole tensor is read first.
+
+        Args:
+            key: The entry.
+            mine: The share, of a tensor of its shape.
+
+        Yields:
+            Where a piece belongs in the local tensor, and its values, which are those of `read`. Let go of one before
+            the next.
+
+        Raises:
+            CheckpointError: The values cannot be read.
+            KeyError: There is no such entry.
+        """
+        whole = self.read(key)
+        for here, there in mine.cut((0,) * whole.dim(), whole.shape):
+            yield here, whole[there]
 
     def close(self) -> None:  # noqa: B027 - most formats hold nothing open
         """Lets the file go. Nothing can be read afterwards."""

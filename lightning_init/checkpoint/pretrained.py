@@ -19,12 +19,13 @@ from lightning_init.checkpoint.matching.match import OnMismatch, match
 from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.checkpoint.matching.rules import KeyRules
 from lightning_init.checkpoint.matching.target import Target
-from lightning_init.checkpoint.slots import copy_, targets
+from lightning_init.checkpoint.slots import copy_, holder, targets
 from lightning_init.checkpoint.sources.addresses import redacted
 from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.initializers.base import INITIALIZERS, Initializer, call_text
 from lightning_init.initializers.checks import Checks
+from lightning_init.sharding import local, share
 
 __all__ = ["PretrainedInit"]
 
@@ -198,6 +199,31 @@ class PretrainedInit(Initializer):
         """The values that a match found for a name, on ``map_location`` and made to fit; not to be written to."""
         return found.adapt(name, checkpoint.read(found.loaded[name]).to(self._device))
 
+    def write(self, checkpoint: Checkpoint, found: Match, name: str, slot: tree.Slot, at: str) -> None:
+        """Writes the values that a match found for a name.
+
+        Of a tensor that is spread over ranks, only what this rank holds is read, one piece at a time; what has to be
+        adapted, and what a parametrization takes, is read as a whole.
+
+        Args:
+            checkpoint: Where from.
+            found: The match.
+            name: What the match calls it.
+            slot: Where to.
+            at: The name of the slot, or of one of its parts.
+
+        Raises:
+            CheckpointError: The values cannot be read or made to fit.
+        """
+        tensor = holder(slot, at)
+        if tensor is None or name in found.adapted:
+            copy_(slot, at, self.read(checkpoint, found, name))
+            return
+        with torch.no_grad():
+            here = local(tensor)
+            for part, values in checkpoint.pieces(found.loaded[name], share(tensor)):
+                here[part].copy_(values.to(self._device))
+
     @property
     def _device(self) -> torch.device:
         return torch.device(self.map_location or "cpu")
@@ -224,7 +250,7 @@ class PretrainedInit(Initializer):
             for slot in slots:
                 for name in (slot.name, *slot.parts):
                     if name in found.loaded:
-                        copy_(slot, name, self.read(checkpoint, found, name))
+                        self.write(checkpoint, found, name, slot, name)
             told = [*checkpoint.notes, *map(str, found.warnings)]
         told.append(found.told())
         _log.log(logging.INFO if found.complete else logging.WARNING, "\n".join(told))

@@ -11,7 +11,7 @@ from lightning_init import sharding, values
 from lightning_init.checkpoint.matching.target import Target
 from lightning_init.tree import Slot
 
-__all__ = ["copy_", "target", "targets"]
+__all__ = ["copy_", "holder", "target", "targets"]
 
 
 def targets(slots: Iterable[Slot]) -> list[Target]:
@@ -45,6 +45,18 @@ def target(slot: Slot, names: Sequence[str], parts: Sequence[str]) -> Target:
     )
 
 
+def holder(slot: Slot, name: str) -> Tensor | None:
+    """The live tensor that holds the values under a name; None if its parts do.
+
+    Args:
+        slot: The slot.
+        name: Its name, or that of one of its parts.
+    """
+    if name in slot.parts:
+        return slot.parts[name].tensor
+    return None if slot.parts else slot.tensor
+
+
 def copy_(slot: Slot, name: str, value: Tensor) -> None:
     """Writes values into a slot, or into one of its parts.
 
@@ -53,8 +65,9 @@ def copy_(slot: Slot, name: str, value: Tensor) -> None:
         name: The name of the slot or of the part.
         value: Of its shape; type and device are converted.
     """
-    if name in slot.parts:
-        with torch.no_grad():
-            sharding.copy_(slot.parts[name].tensor, value)
-    else:
+    tensor = holder(slot, name)
+    if tensor is None:
         values.copy_(slot, value)
+    else:
+        with torch.no_grad():
+            sharding.copy_(tensor, value)

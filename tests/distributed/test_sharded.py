@@ -19,6 +19,7 @@ from lightning_init.initializers.laws import NormalLaw
 from lightning_init.moments import statistics_of
 from lightning_init.rng import BLOCK, Stream
 from lightning_init.settings import Settings, Sync
+from tests.checkpoint.folders_of_torch import save
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import Told, told
 from tests.distributed.sharded import RULES, SHARDINGS, Net, Noisy, built, possible, whole
@@ -150,7 +151,9 @@ def fill_the_file(path: Path, kind: str) -> Path:
     values = {name: torch.randn(parameter.shape) for name, parameter in Net().named_parameters()}
     # Another shape, for an adapter; and a padding row that is not zero, which counts.
     values["conv.weight"] = torch.randn(5, 1, 3, 3)
-    if kind == "safetensors":
+    if kind == "folder":
+        save(values, path)
+    elif kind == "safetensors":
         save_file(values, path)
     else:
         torch.save(values, path)
@@ -167,17 +170,17 @@ def loaded(sharding: str | None, path: Path, sync: Sync) -> tuple[dict[str, str]
 def loaded_everywhere(ranks: int, paths: list[Path]) -> dict[str, tuple[dict[str, str], str]]:
     # Every sharding with one kind of file and one way to read it.
     return {
-        name: loaded(name, paths[i % 2], "broadcast" if i in (1, 2) else "rank_zero_first")
+        name: loaded(name, paths[i % 3], "broadcast" if i in (1, 2) else "rank_zero_first")
         for i, name in enumerate(possible(ranks))
     }
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_checkpoint_gives_every_rank_its_share(tmp_path: Path, ranks: int) -> None:
-    paths = [fill_the_file(tmp_path / f"w.{kind}", kind) for kind in ("safetensors", "pth")]
+    paths = [fill_the_file(tmp_path / f"w.{kind}", kind) for kind in ("folder", "safetensors", "pth")]
     alone = [loaded(None, path, "rank_zero_first") for path in paths]
     for found in run_ranks(ranks, loaded_everywhere, ranks, paths):
-        assert found == {name: alone[i % 2] for i, name in enumerate(possible(ranks))}
+        assert found == {name: alone[i % 3] for i, name in enumerate(possible(ranks))}
 
 
 def measured_by_a_metric() -> dict[str, dict[str, float]]:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeGuard, cast
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from lightning_init.checkpoint.base import Checkpoint, Entry, Reading
+from lightning_init.checkpoint.base import Checkpoint, Entry, Piece, Reading
 from lightning_init.checkpoint.formats import containers
 from lightning_init.checkpoint.formats.dcp_chunks import Chunk, StoredTensor, stored_tensors
 from lightning_init.checkpoint.formats.dcp_metadata import METADATA, Metadata, read_metadata
-from lightning_init.checkpoint.formats.stand_ins import Inert
+from lightning_init.checkpoint.formats.layouts import Record, read_zip
+from lightning_init.checkpoint.formats.mapped import MappedFile, misplaced
+from lightning_init.checkpoint.formats.stand_ins import Inert, Stored, kind
 from lightning_init.errors import checkpoint_error
+from lightning_init.sharding import Share
 from lightning_init.text import quoted
-
-if TYPE_CHECKING:
-    # torch needs the package, but this one does not.
-    from typing_extensions import Buffer
 
 __all__ = ["DcpCheckpoint"]
 
@@ -30,7 +28,8 @@ class DcpCheckpoint(Checkpoint):
     """A folder of ``torch.distributed.checkpoint``.
 
     Every process opens it on its own, whatever number of processes wrote it. Opening it reads the metadata alone, and
-    `read` the chunks of one tensor, one at a time. Values that are no tensors are never read: they are pickles.
+    `pieces` only the chunks that a share overlaps, and of these what lies in it: the files are memory-mapped. Values
+    that are no tensors are never read: they are pickles.
 
     Args:
         folder: The folder.
@@ -39,6 +38,7 @@ class DcpCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path, reading: Reading) -> None:
         self.source = os.fspath(folder)
+        self._files: dict[Path, MappedFile] = {}
         metadata = read_metadata(folder)
         tensors = stored_tensors(folder, metadata)
         content = _nested(metadata, tensors, self.source)
@@ -57,51 +57,68 @@ class DcpCheckpoint(Checkpoint):
         """The values under one of the entries; see `Checkpoint.read`."""
         tensor = self._tensors[key]
         if len(tensor.chunks) == 1:
-            return self._read(tensor, tensor.chunks[0])
+            stored, record = self._find(tensor, tensor.chunks[0])
+            return self._file(tensor.chunks[0].path).tensor(stored, record)
         try:
             whole = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
         except RuntimeError as error:
             raise checkpoint_error(
                 f"{self.source!r} has {tensor.name!r} in a shape that torch does not allow: {tensor.shape}"
             ) from error
-        for chunk in tensor.chunks:
-            start = chunk.box.offsets
-            part = tuple(slice(o, o + n) for o, n in zip(start, chunk.box.sizes, strict=True))
-            whole[part] = self._read(tensor, chunk)
+        for here, values in self.pieces(key, Share.of_all(tensor.shape)):
+            whole[here] = values
         return whole
 
-    def _read(self, tensor: StoredTensor, chunk: Chunk) -> Tensor:
+    def pieces(self, key: str, mine: Share) -> Iterator[Piece]:
+        """What of an entry is in a share; see `Checkpoint.pieces`. No other chunks are looked at."""
+        tensor = self._tensors[key]
+        for chunk in tensor.chunks:
+            if mine.overlaps(chunk.box.offsets, chunk.box.sizes):
+                stored, record = self._find(tensor, chunk)
+                yield from self._file(chunk.path).pieces(stored, record, mine, chunk.box.offsets)
+
+    def _find(self, tensor: StoredTensor, chunk: Chunk) -> tuple[Stored, Record]:
+        """Where the values of a chunk are in its file."""
         where = f"{self.source!r} cannot give {tensor.name!r}: its chunk at {chunk.box.offsets} in {chunk.path.name!r}"
         try:
-            with chunk.path.open("rb", buffering=0) as file:
-                part: object = torch.load(cast("IO[bytes]", _Slice(file, chunk)), map_location="cpu", weights_only=True)
+            layout = read_zip(chunk.path, chunk.start, chunk.length)
         except Exception as error:
-            # Damaged bytes come out of torch as nearly any exception.
+            # Damaged bytes come out of a zip archive and of a pickle as nearly any exception.
             raise checkpoint_error(
                 f"{where} is damaged ({type(error).__name__}); fetch or save the folder again"
             ) from error
-        if not _is_plain(part):
+        found = layout.content
+        if not isinstance(found, Stored):
+            raise checkpoint_error(f"{where} is no plain dense tensor, but a {kind(found)}; save the folder again")
+        if (found.shape, found.dtype) != (chunk.box.sizes, tensor.dtype):
             raise checkpoint_error(
-                f"{where} is no plain dense tensor, but a {type(part).__name__}; save the folder again"
-            )
-        if (tuple(part.shape), part.dtype) != (chunk.box.sizes, tensor.dtype):
-            raise checkpoint_error(
-                f"{where} has {tuple(part.shape)}, {part.dtype}, where the metadata has {chunk.box.sizes}, "
+                f"{where} has {found.shape}, {found.dtype}, where the metadata has {chunk.box.sizes}, "
                 f"{tensor.dtype}; fetch or save the folder again"
             )
-        return part.detach()
+        record = layout.records.get(found.storage.key)
+        if reason := misplaced(tensor.name, found, record):
+            raise checkpoint_error(f"{where} is damaged: {reason}; fetch or save the folder again")
+        if record is None or record.packed is not None or layout.swapped:
+            how = "in the byte order of another kind of machine" if layout.swapped else "compressed"
+            raise checkpoint_error(f"{where} is {how}, which cannot be read here; save the folder again")
+        return found, record
+
+    def _file(self, path: Path) -> MappedFile:
+        if path not in self._files:
+            try:
+                self._files[path] = MappedFile(path)
+            except (OSError, RuntimeError) as error:
+                raise checkpoint_error(f"{str(path)!r} cannot be read: {error}") from error
+        return self._files[path]
 
     def close(self) -> None:
-        """Lets the folder go."""
+        """Lets the folder go, once no tensor is a view of its files."""
         self._tensors = {}
+        self._files = {}
 
 
 def _is_tensor(value: object) -> TypeGuard[StoredTensor]:
     return isinstance(value, StoredTensor)
-
-
-def _is_plain(value: object) -> TypeGuard[Tensor]:
-    return type(value) is Tensor and value.device.type == "cpu" and value.layout == torch.strided
 
 
 def _nested(metadata: Metadata, tensors: Mapping[str, StoredTensor], source: str) -> dict[object, object]:
@@ -118,30 +135,3 @@ def _nested(metadata: Metadata, tensors: Mapping[str, StoredTensor], source: str
             )
         inner[last] = value
     return content
-
-
-class _Slice(io.RawIOBase):
-    """The bytes of a chunk as a file of its own, read into the memory of the one that asks."""
-
-    def __init__(self, file: io.FileIO, chunk: Chunk) -> None:
-        self._file, self._start, self._length, self._at = file, chunk.start, chunk.length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence] + offset
-        return self._at
-
-    def readinto(self, buffer: Buffer) -> int:
-        view = memoryview(buffer)[: max(self._length - self._at, 0)]
-        self._file.seek(self._start + self._at)
-        count = self._file.readinto(view)
-        self._at += count
-        return count

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
+import os
 import pickle
 import struct
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from lightning_init.checkpoint.formats.constructors import is_foreign
 from lightning_init.checkpoint.formats.stand_ins import Storage, kind
 from lightning_init.checkpoint.formats.unpickling import Unpickled, unpickle
 from lightning_init.errors import checkpoint_error
 from lightning_init.text import some
+
+if TYPE_CHECKING:
+    # torch needs the package, but this one does not.
+    from typing_extensions import Buffer
 
 __all__ = ["Layout", "Record", "read_legacy", "read_zip"]
 
@@ -68,22 +74,60 @@ class Layout:
         return [name for name in self.names if is_foreign(name)]
 
 
-def read_zip(path: Path) -> Layout:
+class _Part(io.RawIOBase):
+    """A part of a file as a file of its own."""
+
+    def __init__(self, file: io.FileIO, start: int, length: int | None) -> None:
+        self._file, self._start, self._at = file, start, 0
+        self._length = file.seek(0, os.SEEK_END) - start if length is None else length
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence] + offset
+        if at < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._at = at
+        return at
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer)[: max(self._length - self._at, 0)]
+        self._file.seek(self._start + self._at)
+        count = self._file.readinto(view)
+        self._at += count
+        return count
+
+
+def read_zip(path: Path, start: int = 0, length: int | None = None) -> Layout:
     """Reads a zip archive but for its values.
+
+    Args:
+        path: The file.
+        start: Where in it the archive begins.
+        length: The bytes of the archive; None if it is the whole file.
 
     Raises:
         CheckpointError: Something else wrote the archive.
         Exception: Nearly any, when it is damaged.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file, io.BufferedReader(_Part(file, start, length)) as part:
         try:
-            archive = zipfile.ZipFile(file)
+            archive = zipfile.ZipFile(part)
         except zipfile.BadZipFile as error:
             raise checkpoint_error(
                 f"{str(path)!r} is a zip archive without its end: it was cut off or damaged; fetch or save it again"
             ) from error
         with archive:
-            return _read_archive(path, file, archive)
+            layout = _read_archive(path, part, archive)
+    records = {key: replace(record, start=record.start + start) for key, record in layout.records.items()}
+    return replace(layout, records=records)
 
 
 def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Layout:

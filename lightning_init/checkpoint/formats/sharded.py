@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from torch import Tensor
 
-from lightning_init.checkpoint.base import Checkpoint, Entry, Reading
+from lightning_init.checkpoint.base import Checkpoint, Entry, Piece, Reading
 from lightning_init.checkpoint.confined import leads_out
 from lightning_init.checkpoint.index import Index, is_index, read_index
 from lightning_init.errors import CheckpointError, Fault
+from lightning_init.sharding import Share
 from lightning_init.text import quoted
 
 __all__ = ["ShardedCheckpoint"]
@@ -96,6 +97,10 @@ class ShardedCheckpoint(Checkpoint):
     def read(self, key: str) -> Tensor:
         """The values under one of the entries; see `Checkpoint.read`."""
         return self._shards[self._holders[key]].read(key)
+
+    def pieces(self, key: str, mine: Share) -> Iterator[Piece]:
+        """What of an entry is in a share; see `Checkpoint.pieces`."""
+        return self._shards[self._holders[key]].pieces(key, mine)
 
     def close(self) -> None:
         """Lets all shards go."""

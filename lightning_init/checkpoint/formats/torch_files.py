@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_init.checkpoint.base import Checkpoint, Entry, Reading
+from lightning_init.checkpoint.base import Checkpoint, Entry, Piece, Reading
 from lightning_init.checkpoint.formats import pickles
 from lightning_init.checkpoint.formats.containers import find
 from lightning_init.checkpoint.formats.layouts import Layout, Record, read_legacy, read_zip
+from lightning_init.checkpoint.formats.mapped import MappedFile, misplaced
 from lightning_init.checkpoint.formats.stand_ins import Stored, Unusual
 from lightning_init.errors import CheckpointError, checkpoint_error
+from lightning_init.sharding import Share
 from lightning_init.text import some
 
 __all__ = ["LoadedCheckpoint", "TorchCheckpoint", "open_torch_file"]
@@ -85,29 +86,12 @@ class TorchCheckpoint(Checkpoint):
         self._tensors = dict(tensors)
         self._records = records
         for key, tensor in tensors.items():
-            self._check(key, tensor)
+            if reason := misplaced(key, tensor, records.get(tensor.storage.key)):
+                raise checkpoint_error(f"{self.source!r} is cut off or damaged: {reason}")
         try:
-            # Pages that are not written to stay those of the file.
-            mapped: Any = torch.UntypedStorage.from_file(self.source, shared=False, nbytes=path.stat().st_size)
+            self._file = MappedFile(path)
         except (OSError, RuntimeError, ValueError) as error:
             raise pickles.damaged(path, error) from error
-        self._file: torch.UntypedStorage = mapped
-
-    def _check(self, key: str, tensor: Stored) -> None:
-        record = self._records.get(tensor.storage.key)
-        if tensor.span and record is None:
-            raise checkpoint_error(f"{self.source!r} is cut off or damaged: the values of {key!r} are not in it")
-        room = tensor.storage.end
-        if record is not None and room > record.nbytes:
-            raise checkpoint_error(
-                f"{self.source!r} is cut off or damaged: the storage of {key!r} should have {room} bytes, and has "
-                f"{record.nbytes}"
-            )
-        if tensor.span and tensor.end > room:
-            raise checkpoint_error(
-                f"{self.source!r} is damaged: {key!r} of shape {tensor.shape} and {tensor.dtype} ends at byte "
-                f"{tensor.end} of a storage of {room}"
-            )
 
     def read(self, key: str) -> Tensor:
         """The values under one of the entries; see `Checkpoint.read`."""
@@ -118,22 +102,22 @@ class TorchCheckpoint(Checkpoint):
         if record.packed is not None:
             return self._unpacked(key, tensor, record.packed)
         try:
-            return self._seen(tensor, record.start + tensor.start)
+            return self._file.tensor(tensor, record)
         except RuntimeError as error:
             # The file is no more what it was, or torch has no tensors of this type.
             raise pickles.damaged(Path(self.source), error) from error
 
-    def _seen(self, tensor: Stored, start: int) -> Tensor:
-        size = tensor.dtype.itemsize
-        whole = torch.empty(0, dtype=tensor.dtype, device="cpu")
-        if start % size == 0:
-            return whole.set_(self._file, start // size, tensor.shape, tensor.stride)
-        # Values that do not lie at a multiple of their size cannot be seen in place. Memory of the system goes back to
-        # it at once; large tensors of malloc, one after the other, break its heap into pieces.
-        memory = mmap.mmap(-1, tensor.span, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        raw = torch.frombuffer(memory, dtype=torch.uint8)
-        raw.copy_(torch.empty(0, dtype=torch.uint8, device="cpu").set_(self._file, start, (tensor.span,), (1,)))
-        return whole.set_(raw.untyped_storage(), 0, tensor.shape, tensor.stride)
+    def pieces(self, key: str, mine: Share) -> Iterator[Piece]:
+        """What of an entry is in a share; see `Checkpoint.pieces`."""
+        tensor = self._tensors[key]
+        record = self._records.get(tensor.storage.key)
+        if not tensor.span or record is None or record.packed is not None:
+            yield from super().pieces(key, mine)
+            return
+        try:
+            yield from self._file.pieces(tensor, record, mine, (0,) * len(tensor.shape))
+        except RuntimeError as error:
+            raise pickles.damaged(Path(self.source), error) from error
 
     def _unpacked(self, key: str, tensor: Stored, record: str) -> Tensor:
         try:
