@@ -15,13 +15,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SOURCES := $(wildcard lightning_init tests examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint types format clean
+.PHONY: help demo test bench same lint types format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make test    run the tests and doctests"
 	@echo "make bench   time and memory of loading a 1 GiB checkpoint, against the usual ways"
+	@echo "make same    the weights of one seed in every way to start a run, as a table of hashes"
 	@echo "make lint    ruff, its formatter's check and mypy"
 	@echo "make types   mypy alone"
 	@echo "make format  let ruff fix and format the sources"
@@ -35,6 +36,9 @@ test: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks.pretrained $(ARGS)
+
+same: $(VENV)/.installed-test
+	$(BIN)/python -m tests.same_weights
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .
