@@ -191,7 +191,7 @@ class InitWeightsCallback(callbacks.Callback):
                     callback.setup(trainer, pl_module, "fit")
 
     def _measure_and_log(self, report: InitReport, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        report.measure(pl_module)
+        report.measure(pl_module, compare_ranks=True)
         if distributed.rank() != 0:
             return
         if self.contents:

@@ -1,19 +1,22 @@
-"""Whole tensors in place of those that are spread over ranks, for code that knows only whole ones."""
+"""What is spread over ranks as a whole: tensors for code that knows only whole ones, and figures of all shares."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import reduce
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_init import distributed
 from lightning_init.errors import InitError
-from lightning_init.sharding import copy_, is_sharded
+from lightning_init.sharding import copy_, is_sharded, share
 
-__all__ = ["gathered"]
+__all__ = ["gathered", "joined"]
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -73,3 +76,31 @@ def _whole(tensor: Any) -> Tensor:
     parameter = nn.Parameter(found, requires_grad=tensor.requires_grad)
     parameter.__dict__.update(tensor.__dict__)
     return parameter
+
+
+def joined(
+    stage: str, tensors: Mapping[str, Tensor], found: Mapping[str, T], join: Callable[[T, T], T]
+) -> dict[str, T]:
+    """Joins what each rank found in its share of tensors; of replicas one counts.
+
+    With a ``DTensor`` among them, every rank has to call this, with the same names.
+
+    Args:
+        stage: What is done, for messages.
+        tensors: The tensors by name.
+        found: What this rank found in what it holds of each.
+        join: Joins what two shares gave.
+
+    Returns:
+        The same on every rank; what was found in whole tensors stays as it is.
+    """
+    mine = {name: (str(share(tensor)), found[name]) for name, tensor in tensors.items() if is_sharded(tensor)}
+    if not mine:
+        return dict(found)
+    every = distributed.from_all(stage, mine)
+    whole = dict(found)
+    for name in mine:
+        # In the order of shares, so that all ranks get the same sums.
+        parts = {held: part for of_rank in every for held, part in [of_rank[name]]}
+        whole[name] = reduce(join, (parts[held] for held in sorted(parts)))
+    return whole

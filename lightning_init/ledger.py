@@ -160,7 +160,7 @@ class Ledger:
             slot.shape,
             slot.dtype,
             device=str(slot.tensors[0].device),
-            trainable=any(tensor.requires_grad for tensor in slot.tensors),
+            trainable=slot.is_trainable,
             layer=class_name(slot.places[0][0]),
             initializer=written.initializer,
             is_random=written.is_random,

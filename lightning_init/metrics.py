@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_init.chunks import obstacle
 from lightning_init.errors import Fault, InitError
-from lightning_init.moments import Moments, merge, moments_of_all, obstacle, statistics
+from lightning_init.moments import Moments, merge, moments_of_all, statistics
 
 __all__ = ["WeightStatistics"]
 

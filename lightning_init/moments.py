@@ -8,35 +8,30 @@ every dtype that converts to float64; no copy of a whole tensor is made and no t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, reduce
+from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
-from lightning_init import distributed
+from lightning_init.chunks import chunks, obstacle
 from lightning_init.errors import InitError
-from lightning_init.sharding import is_sharded, local, share
+from lightning_init.gathering import joined
+from lightning_init.sharding import is_sharded, local
 
 __all__ = [
     "STATISTICS",
     "Moments",
-    "is_measurable",
     "merge",
     "moments",
     "moments_of_all",
-    "obstacle",
     "statistics",
     "statistics_of",
 ]
 
 STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "abs_mean", "l2_norm", "zero_fraction", "nonfinite")
 """The names of the statistics, in the order of every table."""
-
-# Two float64 work areas of this many elements (4 MiB) stay in a core's cache.
-_CHUNK = 2**18
 
 _SPREAD = "is a DTensor, spread over ranks: pass its full_tensor() or its to_local()"
 
@@ -89,13 +84,13 @@ def moments(tensor: Tensor) -> Moments:
     """
     if reason := obstacle(tensor) or _SPREAD * is_sharded(tensor):
         raise InitError(reason)
-    rows = [_chunk_sums(block, scratch) for block, scratch in _blocks(tensor)]
+    rows = [_chunk_sums(block, scratch) for block, scratch in chunks(tensor)]
     if not rows:
         return Moments()
     whole = reduce(merge, map(_moments_of_row, torch.stack(rows).tolist()))
     if math.isfinite(whole.squares):
         return whole
-    finite = torch.stack([torch.isfinite(block).sum() for block, _ in _blocks(tensor)])
+    finite = torch.stack([torch.isfinite(block).sum() for block, _ in chunks(tensor)])
     return replace(whole, nonfinite=whole.count - int(finite.sum()))
 
 
@@ -170,52 +165,12 @@ def moments_of_all(tensors: Mapping[str, Tensor]) -> dict[str, Moments]:
         InitError: A tensor has no values that could be read here.
     """
     found = {name: moments(local(tensor)) for name, tensor in tensors.items()}
-    mine = {name: (str(share(tensor)), found[name]) for name, tensor in tensors.items() if is_sharded(tensor)}
-    if mine:
-        every = distributed.from_all("the statistics of weights", mine)
-        for name in mine:
-            # Of replicas one counts. In the order of shares, so that all ranks get the same sums.
-            parts = {held: part for of_rank in every for held, part in [of_rank[name]]}
-            found[name] = reduce(merge, (parts[held] for held in sorted(parts)))
-    return found
-
-
-def is_measurable(tensor: Tensor) -> bool:
-    """Its values can be read here."""
-    return obstacle(tensor) is None
+    return joined("the statistics of weights", tensors, found, merge)
 
 
 def _pick(choose: Callable[[float, float], float], a: float, b: float) -> float:
     # Python's `min` and `max` drop or keep a NaN depending on its position.
     return math.nan if math.isnan(a) or math.isnan(b) else choose(a, b)
-
-
-def obstacle(tensor: object) -> str | None:
-    """Why the values of a tensor cannot be read; None if they can."""
-    if not isinstance(tensor, Tensor):
-        return f"is not a tensor but of type {type(tensor).__name__}"
-    if is_sharded(tensor):
-        summed = any(placement.is_partial() for placement in tensor.placements)
-        return "holds sums that are still to be added up over ranks" if summed else obstacle(local(tensor))
-    obstacles = (
-        (is_lazy(tensor), "is a lazy parameter without a shape: run a batch through its module first"),
-        (tensor.is_meta, "is on the meta device and has no values"),
-        (tensor.is_quantized, "is quantized: pass its dequantize()"),
-        (tensor.layout is not torch.strided, f"has the layout {tensor.layout}: pass its to_dense()"),
-    )
-    if message := next((message for applies, message in obstacles if applies), None):
-        return message
-    return None if _converts(tensor.dtype) else f"has the dtype {tensor.dtype}, which does not convert to float64"
-
-
-@cache
-def _converts(dtype: torch.dtype) -> bool:
-    try:
-        # Complex, because a conversion of complex numbers to real ones warns; what fits in one fits in the other.
-        torch.empty(1, dtype=dtype, device="cpu").to(torch.complex128)
-    except NotImplementedError:
-        return False
-    return True
 
 
 def _chunk_sums(block: Tensor, scratch: Tensor) -> Tensor:
@@ -234,33 +189,3 @@ def _chunk_sums(block: Tensor, scratch: Tensor) -> Tensor:
 def _moments_of_row(row: list[float]) -> Moments:
     count, total, squares, deviations, magnitudes, low, high, zeros = row
     return Moments(int(count), total, squares, deviations, magnitudes, low, high, int(zeros))
-
-
-def _blocks(tensor: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The elements as flat float64 chunks, each with a scratch area of its size; both are reused for the next chunk."""
-    source = tensor.detach()
-    # The order of elements does not matter here, that of memory is the fastest, and a transposed tensor is flat in it.
-    source = source.permute(sorted(range(source.dim()), key=source.stride, reverse=True))
-    # Apple's GPUs have no float64: their chunks are brought to the CPU.
-    device = torch.device("cpu") if source.device.type == "mps" else source.device
-    area = torch.empty(2, min(_CHUNK, source.numel()), dtype=torch.float64, device=device)
-    for piece in _pieces(source):
-        values = piece.to(device)
-        if values.is_complex():
-            values = values.to(torch.complex128).abs()
-        block, scratch = area[:, : values.numel()]
-        block.view(values.shape).copy_(values)
-        yield block, scratch
-
-
-def _pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """Views of at most a chunk each that cover a tensor; ``reshape(-1)`` would copy a strided one whole."""
-    source = tensor.view(-1) if tensor.is_contiguous() else tensor
-    if source.numel() > _CHUNK:
-        longest = max(range(source.dim()), key=source.size)
-        size = source.size(longest)
-        step = max(1, _CHUNK * size // source.numel())
-        for start in range(0, size, step):
-            yield from _pieces(source.narrow(longest, start, min(step, size - start)))
-    elif source.numel():
-        yield source

@@ -88,6 +88,11 @@ class Slot:
         return tuple(part.tensor for part in self.parts.values()) if self.parts else (self.tensor,)
 
     @property
+    def is_trainable(self) -> bool:
+        """It wants a gradient, or a part of it does."""
+        return any(tensor.requires_grad for tensor in self.tensors)
+
+    @property
     def is_lazy(self) -> bool:
         """It has no shape yet."""
         return any(map(is_lazy, self.tensors))

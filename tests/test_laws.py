@@ -61,6 +61,7 @@ def test_normal_and_uniform_follow_their_law(law: Law, reference: stats.rv_froze
     assert stats.kstest(sample(law, dtype).numpy(), reference.cdf).pvalue > MIN_P
     assert (law.mean, law.std) == pytest.approx((reference.mean(), reference.std()), rel=1e-12)
     assert (law.low, law.high) == pytest.approx(reference.support())
+    assert law.kurtosis == pytest.approx(3 + reference.stats(moments="k"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -109,6 +110,7 @@ def test_moments_of_the_truncated_normal(loc: float, scale: float, a: float, b: 
     middle = moment(1) / total if low + high else 0.0
     assert law.mean == pytest.approx(origin + step * middle, rel=1e-12, abs=1e-12 * scale)
     assert law.std == pytest.approx(scale * math.sqrt(moment(2, middle) / total), rel=1e-8)
+    assert law.kurtosis == pytest.approx(moment(4, middle) * total / moment(2, middle) ** 2, rel=1e-6)
 
 
 @pytest.mark.parametrize(("loc", "scale", "a", "b"), TRUNCATIONS[:12])
@@ -125,6 +127,8 @@ def test_moments_in_the_limits() -> None:
     assert narrow.std == pytest.approx(2**-40 / math.sqrt(12), rel=1e-9)
     far = TruncNormalLaw(0, 1, 1e8, math.inf)
     assert far.std == pytest.approx(1e-8, rel=1e-9)
+    # An exponential law.
+    assert far.kurtosis == pytest.approx(9, rel=1e-6)
     assert far.mean == pytest.approx(1e8 + 1e-8, rel=1e-15)
     assert TruncNormalLaw(0, 1, -math.inf, math.inf).std == pytest.approx(1, rel=1e-12)
     half = TruncNormalLaw(1, 3, 1, math.inf)
@@ -239,6 +243,7 @@ def test_laws_without_spread_are_constants() -> None:
     assert uniform_law(-1.0, 1.0) == UniformLaw(-1.0, 1.0)
     constant = ConstantLaw(2.0)
     assert (constant.mean, constant.std, constant.low, constant.high) == (2.0, 0.0, 2.0, 2.0)
+    assert constant.kurtosis is None
     whole = torch.empty(3, dtype=torch.int64)
     constant.fill(whole)
     assert whole.tolist() == [2, 2, 2]

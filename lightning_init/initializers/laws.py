@@ -39,6 +39,14 @@ class Law(ABC):
     def high(self) -> float:
         """No number is larger, up to rounding; ``inf`` where there is no bound."""
 
+    @property
+    def kurtosis(self) -> float | None:
+        """Its fourth central moment over its squared variance, 3 for the normal law; None where it is not known.
+
+        A report judges a measured std by it, and cannot judge it without.
+        """
+        return None
+
     @abstractmethod
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place.
@@ -119,6 +127,11 @@ class NormalLaw(Law):
         """No bound."""
         return math.inf
 
+    @property
+    def kurtosis(self) -> float:
+        """3."""
+        return 3.0
+
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""
         block.normal_(generator=generator).mul_(self.scale)
@@ -157,6 +170,11 @@ class UniformLaw(Law):
     def high(self) -> float:
         """``b``."""
         return self.b
+
+    @property
+    def kurtosis(self) -> float:
+        """9/5."""
+        return 1.8
 
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""

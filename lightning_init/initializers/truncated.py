@@ -79,6 +79,11 @@ class TruncNormalLaw(Law):
         """``b``."""
         return self.b
 
+    @property
+    def kurtosis(self) -> float | None:
+        """The kurtosis after the cut; None where nothing is left but a point."""
+        return self._moments[2]
+
     @cached_property
     def _bounds(self) -> tuple[float, float]:
         """The bounds in standard deviations from ``loc``."""
@@ -95,8 +100,11 @@ class TruncNormalLaw(Law):
         return (self.b, -beta, -self.scale) if beta < 0 else (self.a, alpha, self.scale)
 
     @cached_property
-    def _moments(self) -> tuple[float, float]:
-        """Mean and standard deviation, by quadrature: the closed forms cancel in narrow intervals and in the tails."""
+    def _moments(self) -> tuple[float, float, float | None]:
+        """Mean, standard deviation and kurtosis, by quadrature.
+
+        The closed forms cancel in narrow intervals and in the tails.
+        """
         alpha, beta = self._bounds
         origin, slope, step = self._side
         reach = math.sqrt(2 * _DECAY)
@@ -105,7 +113,7 @@ class TruncNormalLaw(Law):
         else:
             low, high = 0.0, min((self.b - self.a) / self.scale, 2 * _DECAY / (slope + math.hypot(slope, reach)))
         if low == high:
-            return origin + step * low, 0.0
+            return origin + step * low, 0.0, None
         points = []
         for panel in range(_PANELS):
             for node, weight in _RULE:
@@ -114,7 +122,10 @@ class TruncNormalLaw(Law):
         total = math.fsum(weight for _, weight in points)
         mean = math.fsum(weight * y for y, weight in points) / total
         variance = math.fsum(weight * (y - mean) ** 2 for y, weight in points) / total
-        return origin + step * mean, self.scale * math.sqrt(variance)
+        fourth = math.fsum(weight * (y - mean) ** 4 for y, weight in points) / total
+        # In the narrowest intervals there is less than a double can square.
+        kurtosis = fourth / variance**2 if variance**2 else None
+        return origin + step * mean, self.scale * math.sqrt(variance), kurtosis
 
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""

@@ -28,7 +28,7 @@ def examine(rows: Sequence[Row], checkpoints: Sequence[Coverage], signal: Sequen
             "give it a rule, or a Keep rule if that is meant",
         )
         for row in rows
-        if row.source is None and not row.kept_by
+        if row.is_untouched
     ]
     del checkpoints, signal
     return tuple(found)

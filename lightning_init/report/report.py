@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,16 @@ import torch
 from torch import nn
 
 from lightning_init.errors import InitError, did_you_mean
-from lightning_init.moments import STATISTICS, is_measurable, moments_of_all, statistics
+from lightning_init.report import json_format
+from lightning_init.report.columns import COLUMNS, Cell, cells
 from lightning_init.report.examine import examine
 from lightning_init.report.findings import Finding
+from lightning_init.report.json_format import Parts
+from lightning_init.report.measuring import measured
 from lightning_init.report.rows import Coverage, Row
 from lightning_init.report.signal import LayerSignal
-from lightning_init.text import Legend, columns, markdown
-from lightning_init.tree import slots
+from lightning_init.report.tables import finding_lines, markdown_table, overview
+from lightning_init.text import Legend, columns
 from lightning_init.wrappers import unwrap
 
 __all__ = ["InitReport"]
@@ -83,7 +85,7 @@ class InitReport:
     @property
     def untouched(self) -> list[str]:
         """The parameters that still have their constructor's values, protected ones aside."""
-        return [row.name for row in self.rows if row.source is None and not row.kept_by]
+        return [row.name for row in self.rows if row.is_untouched]
 
     @property
     def unexpected(self) -> list[str]:
@@ -95,13 +97,18 @@ class InitReport:
         """What is remarkable, the worst first; what needs statistics only once they are measured."""
         return examine(self.rows, self.checkpoints, self.signal)
 
-    def measure(self, module: nn.Module | None = None) -> InitReport:
+    def measure(
+        self, module: nn.Module | None = None, *, histograms: bool = False, compare_ranks: bool = False
+    ) -> InitReport:
         """Takes the statistics of all parameters as they are now.
 
         Those of a ``DTensor`` are of the whole tensor; every rank has to call this if there is one.
 
         Args:
             module: The module; by default that which was initialised.
+            histograms: Count how the values are spread as well, into `Row.histogram`; the weights are read once more.
+            compare_ranks: Find the ranks that hold other bits than the first, into `Row.differs_on`; every rank has to
+                call this then.
 
         Returns:
             The report itself, with `Row.statistics` filled.
@@ -112,34 +119,13 @@ class InitReport:
         module = module or (self._module() if self._module else None)
         if module is None:
             raise InitError("the module of this report does not exist any more; give one: report.measure(module)")
-        tensors = {slot.name: slot.tensor for slot in slots(module) if not slot.is_buffer}
-        # Not of what is on `meta` or quantized.
-        measured = moments_of_all({name: tensor for name, tensor in tensors.items() if is_measurable(tensor)})
-        found = {name: statistics(known) for name, known in measured.items()}
-        self.rows = tuple(
-            replace(
-                row,
-                statistics=found.get(row.name),
-                dtype=tensors[row.name].dtype,
-                device=str(tensors[row.name].device),
-                trainable=tensors[row.name].requires_grad,
-            )
-            if row.name in tensors
-            else row
-            for row in self.rows
-        )
+        self.rows = measured(self.rows, module, histograms=histograms, compare_ranks=compare_ranks)
         return self
 
     @property
     def is_measured(self) -> bool:
         """`measure` has been called."""
         return any(row.statistics is not None for row in self.rows)
-
-    @property
-    def header(self) -> tuple[str, ...]:
-        """The names of the columns."""
-        fixed = ("parameter", "shape", "dtype", "written by", "declared at", "expected mean", "expected std")
-        return fixed + (STATISTICS if self.is_measured else ())
 
     def totals(self) -> dict[str, float]:
         """Sums over the model: parameters, elements, and how many parameters are untouched or hold NaN or infinity."""
@@ -155,53 +141,86 @@ class InitReport:
             totals["l2_norm"] = sum(statistics["l2_norm"] ** 2 for statistics in measured) ** 0.5
         return totals
 
+    def records(self) -> list[dict[str, Cell]]:
+        """The rows as text, numbers and flags by the names of `lightning_init.report.COLUMNS`.
+
+        None stands for an empty cell. This is what CSV files and the tables of loggers hold.
+        """
+        codes: dict[str, list[str]] = {}
+        for finding in self.findings:
+            codes.setdefault(finding.where, []).append(finding.code)
+        return [cells(row, codes.get(row.name, ())) for row in self.rows]
+
+    def to_table(self) -> str:
+        """The rows as a table of aligned columns, then what was found and told; this is what ``print`` shows."""
+        rows, legend = self.overview()
+        seed = [] if self.seed is None else [f"seed: {self.seed}"]
+        return "\n".join([columns(rows), *filter(None, [str(legend)]), *seed, *self._told()])
+
     def to_markdown(self) -> str:
-        """The rows as a markdown table, then what was told."""
+        """The rows as a markdown table, then what was found and told; columns without any cell are left out."""
         told = [f"- {line}" for line in self._told()]
-        return "\n\n".join(
-            [
-                markdown(self.header, [self._padded(_cells(row)) for row in self.rows]),
-                *(["\n".join(told)] if told else []),
-            ]
-        )
+        return "\n\n".join([markdown_table(self.records()), *(["\n".join(told)] if told else [])])
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes the rows to a file, all digits kept.
+        """Writes the rows to a file: every column of `lightning_init.report.COLUMNS`, all digits kept.
 
         Args:
             path: The file; it is written anew.
         """
         with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(self.header)
-            for row in self.rows:
-                measured = [row.statistics[name] for name in STATISTICS] if row.statistics else []
-                expected = [row.expected.mean, row.expected.std] if row.expected else ["", ""]
-                writer.writerow(self._padded([*_cells(row)[:5], *expected, *measured]))
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.records())
 
-    def _padded(self, cells: Sequence[Any]) -> list[Any]:
-        """A row as long as the header, also where the statistics could not be taken."""
-        return [*cells, *[""] * (len(self.header) - len(cells))]
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The whole report as JSON, from which `from_json` makes an equal one.
+
+        NaN and infinities are strings there; see `lightning_init.report.json_format`.
+
+        Args:
+            path: A file to write it to as well; it is written anew.
+        """
+        parts = Parts(self.rows, self.checkpoints, self.signal, self.warnings, self.notes, self.seed)
+        text = json_format.dumps(parts, self.findings)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, text_or_path: str | Path) -> InitReport:
+        """Reads a report.
+
+        Args:
+            text_or_path: What `to_json` returned, or the file it was written to; a text starts with a brace.
+
+        Returns:
+            The report, without a module: `measure` needs to be given one.
+
+        Raises:
+            InitError: There is no such file, or it is no report, a broken one, or one of another version.
+        """
+        if isinstance(text_or_path, str) and text_or_path.lstrip().startswith("{"):
+            text, source = text_or_path, "the text"
+        else:
+            text, source = _read(Path(text_or_path)), repr(str(text_or_path))
+        parts = json_format.loads(text, source)
+        return cls(
+            None,
+            parts.rows,
+            checkpoints=parts.checkpoints,
+            warnings=parts.warnings,
+            notes=parts.notes,
+            seed=parts.seed,
+            signal=parts.signal,
+        )
 
     def overview(self) -> tuple[list[tuple[str, ...]], Legend]:
         """The rows (the header first) as a narrow table, and the legend to the numbers in its "written by"."""
-        legend = Legend()
-        header = ("parameter", "shape", "dtype", "written by", "mean", "std", "expected mean", "expected std")
-        rows: list[tuple[str, ...]] = [header]
-        for row in self.rows:
-            name, shape, dtype, _, _, *expected = _cells(row)[:7]
-            where = row.source or row.kept_by
-            by = legend.number(where, row.written_by) if where else row.written_by
-            measured = [_number(row.statistics[key]) for key in ("mean", "std")] if row.statistics else ["", ""]
-            rows.append((name, shape, dtype, by, *measured, *expected))
-        if not self.is_measured:
-            rows = [row[:4] + row[6:] for row in rows]
-        return rows, legend
+        return overview(self.rows)
 
     def __str__(self) -> str:
-        rows, legend = self.overview()
-        seed = [] if self.seed is None else [f"seed: {self.seed}"]
-        return "\n".join([columns(rows), *filter(None, [str(legend)]), *seed, *self._told()])
+        return self.to_table()
 
     def __repr__(self) -> str:
         return f"<InitReport of {len(self.rows)} parameters, {len(self.untouched)} untouched>"
@@ -210,23 +229,15 @@ class InitReport:
         return {**self.__dict__, "_module": None}
 
     def _told(self) -> list[str]:
-        return [f"warning: {line}" for line in self.warnings] + [f"note: {line}" for line in self.notes]
+        return [
+            *finding_lines(self.findings),
+            *(f"warning: {line}" for line in self.warnings),
+            *(f"note: {line}" for line in self.notes),
+        ]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    """A row as text, in the order of `InitReport.header`."""
-    measured = [_number(row.statistics[name]) for name in STATISTICS] if row.statistics else []
-    return (
-        " = ".join((row.name, *row.aliases)),
-        "x".join(map(str, row.shape)) or "scalar",
-        str(row.dtype).removeprefix("torch."),
-        row.written_by,
-        row.source or row.kept_by or "",
-        _number(row.expected.mean) if row.expected else "",
-        _number(row.expected.std) if row.expected else "",
-        *measured,
-    )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InitError(f"cannot read {str(path)!r}: {error}") from error

@@ -22,17 +22,22 @@ class Expected:
         std: Its standard deviation.
         low: No number lies below.
         high: No number lies above.
+        kurtosis: Its kurtosis, 3 for the normal law; None where it is not known.
     """
 
     mean: float
     std: float
     low: float
     high: float
+    kurtosis: float | None = None
 
     @classmethod
     def of(cls, law: Law | None) -> Expected | None:
         """The moments and bounds of a law."""
-        return None if law is None else cls(law.mean, law.std, law.low, law.high)
+        if law is None:
+            return None
+        # An argument may be an int.
+        return cls(float(law.mean), float(law.std), float(law.low), float(law.high), law.kurtosis)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Row:
         dtype: The type of its elements; brought up to date by `InitReport.measure`.
         device: Where it is, as torch writes it; brought up to date by `InitReport.measure`.
         trainable: It wants a gradient; brought up to date by `InitReport.measure`.
-        layer: The class of the module that holds it.
+        layer: The class of the module that holds it; empty for a tensor of a file.
         initializer: The declared initializer with its arguments; None where a method or nothing wrote it.
         is_random: That initializer draws random numbers.
         source: Where it was declared (``"LitNet.init_cfg[0].override[0]"``), or the class and method that wrote it
@@ -55,6 +60,9 @@ class Row:
         kept_by: What protects it: a ``Keep`` rule, or the library that has filled it already.
         overwrites: The rule whose checkpoint had loaded this parameter, or the library that had filled it, before what
             `source` names wrote over it.
+        units: For a weight matrix, how many units of its layer see the same inputs through it; zero for all else.
+        is_scale: It is the scale of a normalisation layer.
+        padding: How many of its elements belong to the padding row of an embedding, which stays zero.
         statistics: The measured ones, by the names in `lightning_init.moments.STATISTICS`; None before `measure`.
         histogram: How its values are spread, if that was asked of `measure`.
         differs_on: The ranks that hold other values than rank zero, as `measure` found them.
@@ -73,16 +81,24 @@ class Row:
     expected: Expected | None = None
     kept_by: str | None = None
     overwrites: str | None = None
+    units: int = 0
+    is_scale: bool = False
+    padding: int = 0
     statistics: Mapping[str, float] | None = None
     histogram: Histogram | None = None
     differs_on: tuple[int, ...] = ()
 
     @property
+    def is_untouched(self) -> bool:
+        """Nothing wrote it, and nothing protects it; it is the parameter of a module, not a tensor of a file."""
+        return self.source is None and self.kept_by is None and bool(self.layer)
+
+    @property
     def written_by(self) -> str:
         """What wrote it, in words."""
-        if self.source is None:
-            return "kept" if self.kept_by else "untouched"
-        return self.initializer or "init_weights"
+        if self.source is not None:
+            return self.initializer or "init_weights"
+        return "kept" if self.kept_by else "untouched" if self.is_untouched else "file"
 
 
 @dataclass(frozen=True)
