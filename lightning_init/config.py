@@ -130,7 +130,7 @@ class _Parser:
         before = len(self.faults)
         if isinstance(given, Initializer):
             given = {"type": given}
-        config = plain(given)
+        config = self.from_class_path(plain(given), where)
         override = config.pop("override", None)
         if around is not None:
             config = self.override(config, where, around)
@@ -152,6 +152,16 @@ class _Parser:
             is_override=around is not None,
             bias_by_initializer=scope.only_bias and not _gives_bias(kind, arguments),
         )
+
+    def from_class_path(self, config: dict[str, Any], where: str) -> dict[str, Any]:
+        """A rule in the spelling of jsonargparse, as LightningCLI hands it over, in our own."""
+        if "class_path" not in config or "type" in config:
+            return config
+        init_args = config.pop("init_args", None) or {}
+        if not isinstance(init_args, Mapping):
+            self.fault(f"{where}.init_args", f"must be a mapping of arguments, got {_shown(init_args)}")
+            init_args = {}
+        return {"type": config.pop("class_path"), **init_args, **config}
 
     def override(self, config: dict[str, Any], where: str, around: Mapping[str, Any]) -> dict[str, Any]:
         """An override completed by the rule around it."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_init.console import print_table
 from lightning_init.report import InitReport
-from lightning_init.text import columns
 from lightning_init.tree import slots
 
 __all__ = ["CONTENTS", "log_report", "show"]
@@ -49,24 +47,9 @@ def log_report(report: InitReport, loggers: Iterable[Logger], contents: Collecti
 
 def show(report: InitReport) -> None:
     """Prints a report: with rich in a terminal, if it is installed, as plain columns elsewhere."""
-    (header, *rows), legend = report.overview()
-    title = f"What the weights start from (seed {report.seed})"
-    if sys.stdout.isatty() and importlib.util.find_spec("rich"):
-        from rich.console import Console  # noqa: PLC0415 - an optional extra
-        from rich.markup import escape  # noqa: PLC0415 - an optional extra
-        from rich.table import Table  # noqa: PLC0415 - an optional extra
-
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in header:
-            table.add_column(name, no_wrap=True)
-        for cells in rows:
-            table.add_row(*map(escape, cells))
-        # A narrow terminal breaks a long line better than rich cuts the names in it.
-        console = Console(width=max(Console().width, 240))
-        console.print(table)
-        console.print(str(legend), markup=False, highlight=False, soft_wrap=True)
-    else:
-        print(f"\n{title}\n\n{columns([header, *rows])}\n{legend}\n")  # noqa: T201 - this is what the function is for
+    rows, legend = report.overview()
+    print()  # noqa: T201 - this is what the function is for
+    print_table(rows, [str(legend), ""], title=f"What the weights start from (seed {report.seed})")
 
 
 def _to_tensorboard(

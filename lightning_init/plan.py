@@ -121,20 +121,29 @@ class InitPlan:
         """The keys of checkpoints that nothing takes, each with its rule."""
         return [f"{step.source}: {key}" for step in self.load_steps for key in step.match.unexpected]
 
-    def __str__(self) -> str:
+    def overview(self) -> tuple[list[tuple[str, ...]], Legend]:
+        """The rows (the header first) as a table, and the legend to the numbers in it."""
         legend = Legend()
-        rows = [("parameter", "shape", "written by", "instead of")]
+        rows: list[tuple[str, ...]] = [("parameter", "shape", "written by", "instead of")]
         for entry in self.entries:
             if entry.is_buffer and not entry.claims:
                 continue
             name = " = ".join((entry.name, *entry.aliases))
             shape = "x".join(map(str, entry.shape)) or "scalar"
             rows.append((name, shape, _winner(entry, legend), _losers(entry, legend)))
+        return rows, legend
+
+    def told(self) -> list[str]:
+        """What there is to say besides the table, a line each: warnings, then notes."""
         told = [f"warning: {fault}" for fault in self.warnings] + [f"note: {note}" for note in self.notes]
         told += [f"note: {step.source}: {step.match.summary()}" for step in self.load_steps]
-        if any("(run)" in row[3] for row in rows):
+        if any(_is_made_in_vain(claim) for entry in self.entries for claim in _before(entry)):
             told.append("(run): these numbers are made all the same, since a method may read them")
-        return "\n".join([columns(rows), *filter(None, [str(legend)]), *told])
+        return told
+
+    def __str__(self) -> str:
+        rows, legend = self.overview()
+        return "\n".join([columns(rows), *filter(None, [str(legend)]), *self.told()])
 
 
 def _winner(entry: PlanEntry, legend: Legend) -> str:
@@ -151,9 +160,16 @@ def _winner(entry: PlanEntry, legend: Legend) -> str:
 
 def _losers(entry: PlanEntry, legend: Legend) -> str:
     """Who would have written before, the last one first; marked what runs all the same, for a method to read."""
-    winner = entry.winner
-    before = entry.claims[: entry.claims.index(winner)] if winner else ()
     return ", ".join(
-        f"{legend.number(claim.source, claim.what)}{' (run)' if claim.certain and claim.executed else ''}"
-        for claim in reversed(before)
+        f"{legend.number(claim.source, claim.what)}{' (run)' if _is_made_in_vain(claim) else ''}"
+        for claim in reversed(_before(entry))
     )
+
+
+def _before(entry: PlanEntry) -> tuple[PlannedClaim, ...]:
+    winner = entry.winner
+    return entry.claims[: entry.claims.index(winner)] if winner else ()
+
+
+def _is_made_in_vain(claim: PlannedClaim) -> bool:
+    return claim.certain and claim.executed

@@ -32,12 +32,13 @@ class SoFar:
     loaded: Mapping[Slot, str] = field(default_factory=dict)
 
 
-def build_plan(module: nn.Module, init_cfg: Any = None) -> InitPlan:
+def build_plan(module: nn.Module, init_cfg: Any = None, *, label: str = "init_cfg") -> InitPlan:
     """What `init_weights` would do to a module; nothing is written, and a module on ``meta`` will do.
 
     Args:
         module: The module, with an ``init_cfg`` on itself or on modules below.
         init_cfg: A config in place of the module's own.
+        label: What messages call that config.
 
     Returns:
         The plan.
@@ -53,7 +54,7 @@ def build_plan(module: nn.Module, init_cfg: Any = None) -> InitPlan:
     [1]  init_cfg  Normal(mean=0, std=0.01)
     [2]  init_cfg  Normal(bias=1)
     """
-    plan = make_plan(Tree(module), init_cfg=init_cfg)
+    plan = make_plan(Tree(module), init_cfg=init_cfg, label=label)
     for step in plan.load_steps:
         step.checkpoint.close()
     return plan

@@ -84,5 +84,6 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return len(self._classes)
 
     def unknown(self, name: str) -> str:
-        """The message about a name that is not registered."""
-        return f"unknown {self.kind} {name!r}; {did_you_mean(name, self)}"
+        """The message about a name, or a dotted path, that is not registered."""
+        short = name.rpartition(".")[2].removesuffix(self._suffix)
+        return f"unknown {self.kind} {name!r}; {did_you_mean(short, self)}"

@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "registry",
     "text",
+    "console",
     "settings",
     "rng",
     "workers",
@@ -143,12 +144,20 @@ ORDER = [
     "strategies",
     "callback",
     "",
+    "cli.troubles",
+    "cli.files",
+    "cli.targets",
+    "cli.models",
+    "cli.parsers",
+    "cli.plan",
+    "cli.main",
     "cli",
+    "__main__",
 ]
 """The modules from the bottom to the top; the empty name is the package itself."""
 
 HEAVY = {
-    "lightning": {"loggers", "hooks", "strategies", "callback", "cli"},
+    "lightning": {"loggers", "hooks", "strategies", "callback"},
     "torchmetrics": {"metrics"},
 }
 """Third-party packages that only some modules may import."""

@@ -1,0 +1,1 @@
+"""The command line: ``lightning-init plan``, ``inspect`` and ``diff``."""
