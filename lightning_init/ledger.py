@@ -12,6 +12,7 @@ from torch import nn
 from lightning_init import distributed
 from lightning_init.digests import digest
 from lightning_init.errors import Fault, InitConfigError, InitWarning
+from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan
 from lightning_init.report import Coverage, Expected, InitReport, Row
 from lightning_init.settings import Settings
@@ -131,6 +132,7 @@ class Ledger:
             whole[slot.name] = found
         return whole, shares
 
+    @uncollected()
     def report(self, tree: Tree, seed: int | None, at: Node | None = None) -> InitReport:
         """The report of a tree, or of the part of it at a module.
 

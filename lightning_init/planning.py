@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
+from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan, PlanEntry, PlannedClaim
 from lightning_init.planner import Opener, Planner
 from lightning_init.steps import Call, Claim, Done, Fill, Load, Step, claims_of, flat, settle
@@ -72,6 +73,7 @@ def check_configs(tree: Tree, init_cfg: Any = None, label: str = "init_cfg") -> 
         raise InitConfigError(planner.faults)
 
 
+@uncollected()
 def make_plan(
     tree: Tree,
     *,

@@ -20,7 +20,6 @@ from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import is_initialised
 from lightning_init.errors import InitConfigError
-from lightning_init.finite import refuse_nan
 from lightning_init.forest import Forest
 from lightning_init.ledger import Ledger, warn
 from lightning_init.plan import InitPlan
@@ -188,10 +187,7 @@ class Run:
             if not self._is_pending(step):
                 continue
             if isinstance(step, FillStep):
-                for claim in step.claims:
-                    if claim in executed:
-                        self._writer.fill(claim)
-                        refuse_nan(claim)
+                self._writer.fill([claim for claim in step.claims if claim in executed])
             elif isinstance(step, LoadStep):
                 self._writer.load(step, [claim for claim in step.claims if claim in executed])
             elif isinstance(step, Call):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import CheckpointError
-from lightning_init.initializers.base import WeightInitializer
+from lightning_init.initializers.base import TensorInitializer, WeightInitializer
 from lightning_init.initializers.fill import BlockGenerators, can_hold, fill_
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.tree import Node, Slot
@@ -44,6 +45,7 @@ class Fill(Claim):
     initializer: WeightInitializer
     is_bias: bool
 
+    @cached_property
     def expected(self) -> Law | None:
         """The law of the numbers; None where there is no such law.
 
@@ -53,9 +55,14 @@ class Fill(Claim):
         return self.initializer.bias_law if self.is_bias else self.initializer.expected(self.slot.shape)
 
     @property
+    def is_concurrent(self) -> bool:
+        """It may be written while others are, as a whole: its numbers are not drawn in blocks."""
+        return isinstance(self.initializer, TensorInitializer) and self.initializer.concurrent and not self.is_bias
+
+    @property
     def is_random(self) -> bool:
         """Its numbers are drawn."""
-        return not isinstance(self.expected(), ConstantLaw)
+        return not isinstance(self.expected, ConstantLaw)
 
     def write(self, tensor: Tensor, generators: BlockGenerators, workers: Workers = in_turn) -> None:
         """Fills a tensor of the slot's shape."""

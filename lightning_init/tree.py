@@ -28,7 +28,7 @@ def join(*parts: str) -> str:
     >>> join("", "backbone", "conv")
     'backbone.conv'
     """
-    return ".".join(part for part in parts if part)
+    return ".".join(filter(None, parts))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class Slot:
     def tensor(self) -> Tensor:
         """The live tensor; for a parametrized one the value that its parts make."""
         module, attribute = self.places[0]
-        return computed(module, attribute) if self.parts else parameter(module, attribute)
+        if self.parts:
+            return computed(module, attribute)
+        held: Tensor | None = module._parameters.get(attribute)
+        return parameter(module, attribute) if held is None else held
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -158,13 +161,19 @@ class Tree:
             found.setdefault(node.module, node)
         return found
 
-    def below(self, node: Node, path: str = "", above: frozenset[int] = frozenset()) -> Iterator[tuple[str, Node]]:
+    def below(self, node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
         """(relative path, node) for a node and all below it, once for every path that leads there."""
-        yield path, node
-        above |= {id(node)}
-        for name, child in node.children.items():
-            if id(child) not in above:
-                yield from self.below(child, join(path, name), above)
+        # A stack: a generator for each level would hand up every node through all of them.
+        waiting = [(path, node, frozenset[int]())]
+        while waiting:
+            path, node, above = waiting.pop()
+            yield path, node
+            if node.children:
+                above |= {id(node)}
+                found = [
+                    (join(path, name), child, above) for name, child in node.children.items() if id(child) not in above
+                ]
+                waiting += reversed(found)
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:

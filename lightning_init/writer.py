@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
 
 from lightning_init import distributed
 from lightning_init.errors import Fault, InitConfigError
+from lightning_init.finite import refuse_nan
+from lightning_init.garbage import uncollected
 from lightning_init.ledger import Ledger, Written
 from lightning_init.report import Expected
 from lightning_init.rng import Stream, isolated
@@ -38,14 +41,28 @@ class Writer:
     workers: Workers
     replaced: dict[nn.Module, str] = field(default_factory=dict)
 
-    def fill(self, claim: Fill) -> None:
-        """A rule fills a slot.
+    def fill(self, claims: Sequence[Fill]) -> None:
+        """A rule fills slots.
+
+        Args:
+            claims: Those of its claims that are executed.
 
         Raises:
-            InitConfigError: A method has replaced the module that held it.
+            InitConfigError: A method has replaced a module that held one, or an initializer of a user writes NaN.
         """
+        for claim in claims:
+            self._refuse_replaced(claim)
+        with uncollected():
+            beside = []
+            for claim in claims:
+                if claim.is_concurrent and _is_plain(claim.slot):
+                    beside.append(partial(self._fill, claim))
+                else:
+                    self._fill(claim)
+            self.workers.run(beside)
+
+    def _fill(self, claim: Fill) -> None:
         slot = claim.slot
-        self._refuse_replaced(claim)
         device = torch.device("cpu") if self.ledger.settings.rng_device == "cpu" else slot.tensors[0].device
         stream = Stream(self.seed, slot.key, device)
         # Other devices have threads of their own.
@@ -53,8 +70,9 @@ class Writer:
         with self._right_inverse(slot):
             write_slot(slot, lambda tensor: claim.write(tensor, stream.generator, workers))
         # What a parametrization makes of the numbers, nobody knows.
-        law = None if slot.parts else claim.expected()
+        law = None if slot.parts else claim.expected
         self.ledger.filled(slot.name, Written(claim.source, claim.what, Expected.of(law), claim.is_random))
+        refuse_nan(claim)
 
     def load(self, step: LoadStep, claims: Sequence[Load]) -> None:
         """A checkpoint fills slots: rank zero first, then the others, or all from what rank zero reads.
@@ -98,3 +116,8 @@ class Writer:
         if by is not None:
             told = f"cannot write {slot.name!r}: {by} has replaced the module that held it; make it in the constructor"
             raise InitConfigError([Fault(claim.source, told)])
+
+
+def _is_plain(slot: Slot) -> bool:
+    """It can be written beside others: nothing else is written with it, and its device has no threads of its own."""
+    return not slot.parts and slot.tensor.device.type == "cpu"

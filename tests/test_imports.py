@@ -19,6 +19,7 @@ ORDER = [
     "settings",
     "rng",
     "workers",
+    "garbage",
     "presence",
     "outcomes",
     "exchange",

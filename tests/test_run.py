@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from lightning_init import BaseModule, InitConfigError, InitWarning, init_weights, initialize, normal_init, tree
+from lightning_init.initializers.base import INITIALIZERS, TensorInitializer
 from lightning_init.report import InitReport
 from tests.models import Holder, as_before, constant, digests, linear, pretrained, value, values
 
@@ -549,3 +552,32 @@ class TestParts:
 
         few, many = looks_for(20), looks_for(80)
         assert many < 5 * few
+
+
+@INITIALIZERS.register("MeetingForTests")
+@dataclass(frozen=True)
+class MeetingInit(TensorInitializer):
+    """Fills a weight only while another thread fills another one."""
+
+    concurrent: ClassVar[bool] = True
+    meeting: ClassVar[threading.Barrier]
+
+    def fill(self, tensor: torch.Tensor, fans: Any, generator: torch.Generator | None) -> None:
+        self.meeting.wait(10)
+        tensor.uniform_(generator=generator)
+
+
+def test_initializers_that_say_so_fill_several_tensors_at_once() -> None:
+    def filled(meet: int, names: Sequence[str]) -> dict[str, str]:
+        MeetingInit.meeting = threading.Barrier(meet)
+        net = Holder(**{name: nn.Linear(4, 4) for name in names})
+        init_weights(net, {"type": "MeetingForTests", "layer": "Linear"}, seed=0)
+        return digests(net)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = filled(2, ["a", "b"])
+    finally:
+        torch.set_num_threads(before)
+    assert together == filled(1, ["a"]) | filled(1, ["b"])

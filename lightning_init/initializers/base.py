@@ -40,7 +40,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -240,7 +240,13 @@ class LawInitializer(WeightInitializer):
 
 
 class TensorInitializer(WeightInitializer):
-    """An initializer whose numbers depend on each other, so that it needs the whole tensor."""
+    """An initializer whose numbers depend on each other, so that it needs the whole tensor.
+
+    Attributes:
+        concurrent: Its ``fill`` may run in several threads at once, for a tensor each.
+    """
+
+    concurrent: ClassVar[bool] = False
 
     @abstractmethod
     def fill(self, tensor: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:

@@ -154,6 +154,12 @@ def fill_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Worker
         if isinstance(law, ConstantLaw):
             law.fill(here)
             return
+        if here is tensor and tensor.numel() <= BLOCK and tensor.dtype in _DRAWN and tensor.is_contiguous():
+            # The case of most tensors, without the cost of the general one.
+            generator = generators(0)
+            if _device(tensor, generator) == tensor.device:
+                law.fill(tensor.view(-1), generator)
+                return
         workers.run(list(_pieces(tensor, here, law, generators)))
 
 
