@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -12,6 +12,11 @@ from torchmetrics import Metric
 from lightning_init.chunks import obstacle
 from lightning_init.errors import Fault, InitError
 from lightning_init.moments import Moments, merge, moments_of_all, statistics
+from lightning_init.report.plots import draw_statistic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["WeightStatistics"]
 
@@ -61,6 +66,29 @@ class WeightStatistics(Metric):
     def compute(self) -> dict[str, dict[str, float]]:
         """The statistics of every name since the last ``reset``: ``{name: {statistic: value}}``, names as they came."""
         return {name: statistics(known) for name, known in _merge_by_name(self._recorded()).items()}
+
+    def plot(
+        self,
+        val: Mapping[str, Mapping[str, float]] | Sequence[Mapping[str, Mapping[str, float]]] | None = None,
+        ax: Axes | None = None,
+        *,
+        statistic: str = "std",
+    ) -> tuple[Figure, Axes]:
+        """Draw one statistic of every name (with the extra ``plot``).
+
+        Args:
+            val: What ``compute`` or ``forward`` returned, or a list of such values, which are drawn as lines; by
+                default what ``compute`` returns now.
+            ax: Where to draw; by default a new figure, which no backend knows of.
+            statistic: Which one.
+
+        Returns:
+            The figure and the axes.
+
+        Raises:
+            InitError: There is no such statistic, or matplotlib is not installed.
+        """
+        return draw_statistic(self.compute() if val is None else val, ax, statistic=statistic)
 
     def _recorded(self) -> Iterator[tuple[str, Moments]]:
         # `forward` and `merge_state` of torchmetrics join two states end to end, so a name may be here twice.

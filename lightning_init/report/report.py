@@ -6,7 +6,7 @@ import csv
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,11 +18,15 @@ from lightning_init.report.examine import examine
 from lightning_init.report.findings import Finding
 from lightning_init.report.json_format import Parts
 from lightning_init.report.measuring import measured
+from lightning_init.report.plots import draw_histograms, draw_report
 from lightning_init.report.rows import Coverage, Row
 from lightning_init.report.signal import LayerSignal
 from lightning_init.report.tables import finding_lines, markdown_table, overview
 from lightning_init.text import Legend, columns
 from lightning_init.wrappers import unwrap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["InitReport"]
 
@@ -214,6 +218,28 @@ class InitReport:
             seed=parts.seed,
             signal=parts.signal,
         )
+
+    def plot(self) -> Figure:
+        """Draws the std of every parameter, measured against expected, the signal if there is one, and the findings.
+
+        Returns:
+            A figure of matplotlib that belongs to no backend (``figure.savefig("init.png")`` writes it).
+
+        Raises:
+            InitError: Nothing is measured, or matplotlib (the extra ``plot``) is not installed.
+        """
+        return draw_report(self.rows, self.findings, self.signal, seed=self.seed)
+
+    def plot_histograms(self) -> list[Figure]:
+        """Draws how the values of every parameter are spread, as measured by ``measure(histograms=True)``.
+
+        Returns:
+            As many figures as it takes, with at most 40 histograms each.
+
+        Raises:
+            InitError: There are no histograms, or matplotlib (the extra ``plot``) is not installed.
+        """
+        return draw_histograms(self.rows)
 
     def overview(self) -> tuple[list[tuple[str, ...]], Legend]:
         """The rows (the header first) as a narrow table, and the legend to the numbers in its "written by"."""
