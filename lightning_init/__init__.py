@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from lightning_init.callback import InitWeightsCallback
 from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.config import InitCfg
 from lightning_init.engine import init_weights, initialize
 from lightning_init.errors import CheckpointError, InitConfigError, InitError, InitWarning, RankError
 from lightning_init.functional import (
@@ -33,6 +34,7 @@ __all__ = [
     "Caffe2XavierInit",
     "CheckpointError",
     "ConstantInit",
+    "InitCfg",
     "InitConfigError",
     "InitError",
     "InitPlan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,11 +14,10 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init import distributed
-from lightning_init.config import is_initialised, parse, plain
+from lightning_init.config import InitCfg, is_initialised, parse, plain
 from lightning_init.engine import execute
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
 from lightning_init.hooks import arm, configured, disarm, spare_meta
-from lightning_init.initializers.base import Initializer
 from lightning_init.loggers import CONTENTS, log_report, show
 from lightning_init.materialize import has_meta, materialize
 from lightning_init.planning import check_configs
@@ -66,7 +65,7 @@ class InitWeightsCallback(callbacks.Callback):
 
     def __init__(
         self,
-        init_cfg: Initializer | Mapping[str, Any] | Sequence[Initializer | Mapping[str, Any]] | None = None,
+        init_cfg: InitCfg = None,
         *,
         seed: int | None = None,
         rng_device: RngDevice = "auto",

@@ -7,7 +7,7 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import Fault, InitConfigError, did_you_mean
@@ -16,7 +16,10 @@ from lightning_init.initializers.constant import ConstantInit
 from lightning_init.initializers.keep import KeepInit
 from lightning_init.scope import NamePattern, Scope, layer_names, strings
 
-__all__ = ["Rule", "carried_by", "is_initialised", "own_attribute", "parse", "plain", "read"]
+__all__ = ["InitCfg", "Rule", "carried_by", "is_initialised", "own_attribute", "parse", "plain", "read"]
+
+InitCfg: TypeAlias = Initializer | Mapping[str, Any] | Sequence[Initializer | Mapping[str, Any]] | None
+"""A config as a user writes it. LightningCLI understands an argument of this type, in YAML and on the command line."""
 
 _SCOPE = ("layer", "name", "params")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -77,6 +78,26 @@ def test_minilm(tmp_path: Path) -> None:
     told = re.findall(r"music (\d+)%, money (\d+)% \(right: (\w+)\)", topics)
     assert [right for *_, right in told] == ["music", "money"]
     assert all((int(music) > int(money)) == (right == "music") for music, money, right in told)
+    assert_no_warning(output)
+
+
+def test_cli(tmp_path: Path) -> None:
+    folder = EXAMPLES / "cli"
+    command = ["fit", "--config", str(folder / "config.yaml"), "--trainer.strategy=ddp", "--trainer.devices=2"]
+    output = run_script([folder / "train.py", *command], deadline=DEADLINE, cwd=tmp_path)
+    told = re.findall(r"step +(\d+): loss ([\d.]+), accuracy ([\d.]+)%", output)
+    assert [int(step) for step, *_ in told] == [0, 20, 40, 60]
+    losses, accuracies = [[float(number) for number in column] for column in list(zip(*told, strict=True))[1:]]
+    assert losses[0] == pytest.approx(math.log(10), abs=0.1)
+    assert accuracies[0] < 30
+    assert accuracies[-1] > 85
+    log_dir = tmp_path / "logs" / "cli" / "version_0"
+    with (log_dir / "init_stats.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert float(rows["blocks.2.down.weight"]["abs_mean"]) == 0
+    assert rows["blocks.2.down.weight"]["source"] == "LitNet.init_cfg[0].override"
+    assert float(rows["head.weight"]["std"]) == pytest.approx(0.01, rel=0.15)
+    assert "class_path: lightning_init.InitWeightsCallback" in (log_dir / "config.yaml").read_text(encoding="utf-8")
     assert_no_warning(output)
 
 

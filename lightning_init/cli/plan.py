@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -84,7 +85,7 @@ def plan(argv: Sequence[str]) -> int:
     init_cfg = None if given.init_cfg is None else read_yaml(given.init_cfg)
     module, notes = build(target, lambda: _arguments(parser, given), device=given.device, setup=given.setup)
     try:
-        made = build_plan(module, init_cfg, label=given.init_cfg or "init_cfg")
+        made = build_plan(module, init_cfg, label=Path(given.init_cfg or "init_cfg").name)
     except InitError as error:
         raise CommandError(f"{type(error).__name__}: {error}", FAULT) from None
     rows, legend = made.overview()
