@@ -13,19 +13,19 @@ import lightning.pytorch as pl
 from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_init import distributed
+from lightning_init import distributed, fsdp
 from lightning_init.config import InitCfg, is_initialised, parse, plain
 from lightning_init.engine import execute
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
 from lightning_init.hooks import arm, configured, disarm, spare_meta
 from lightning_init.loggers import CONTENTS, log_report, show
-from lightning_init.materialize import has_meta, materialize
+from lightning_init.materialize import has_meta
 from lightning_init.planning import check_configs
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
 from lightning_init.strategies import check_strategy
 from lightning_init.tree import Tree
-from lightning_init.wrappers import class_name, unwrap
+from lightning_init.wrappers import class_name
 
 __all__ = ["InitWeightsCallback"]
 
@@ -36,8 +36,10 @@ class InitWeightsCallback(callbacks.Callback):
     """Initialises the LightningModule at the start of ``fit``, and logs what every layer started from.
 
     It runs right after ``configure_model``: the layers of ``__init__``, ``setup`` and ``configure_model`` exist, and
-    neither a checkpoint is restored, nor an optimizer made, nor the module wrapped for DDP. Under
-    ``ModelParallelStrategy`` the module is sharded by then, and each rank fills its share. A resumed run keeps the
+    neither a checkpoint is restored, nor an optimizer made, nor the module wrapped for DDP or FSDP. Under
+    ``ModelParallelStrategy``, and where FSDP wraps parts in ``configure_model``, the module is sharded by then, and
+    each rank fills its share. A model on ``meta`` under FSDP gets storage when it is wrapped, unit by unit, and weights
+    right after that, before a checkpoint is restored. A resumed run keeps the
     restored weights. A module is initialised once; a second ``fit`` and ``validate``, ``test`` and ``predict`` leave
     it alone, and so does ``is_init = True`` on it.
 
@@ -89,6 +91,7 @@ class InitWeightsCallback(callbacks.Callback):
         self._restored = False
         self._unlogged = False
         self._held: CheckpointError | None = None
+        self._waits = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks the configs, and arranges for the initialisation to follow ``configure_model``."""
@@ -97,7 +100,7 @@ class InitWeightsCallback(callbacks.Callback):
         # First in line, so that the callbacks that search a batch size or learning rate, and restore a checkpoint of
         # their own after it, do so behind our `on_fit_start`.
         trainer.callbacks = sorted(_callbacks(trainer), key=lambda other: other is not self)  # type: ignore[attr-defined]
-        self._restored, self._held = False, None
+        self._restored, self._held, self._waits = False, None, False
         if self.report is None or not self.report.is_of(pl_module):
             self.report, self._unlogged = None, False
         if is_initialised(pl_module):
@@ -105,6 +108,7 @@ class InitWeightsCallback(callbacks.Callback):
             rank_zero_info(f"{class_name(pl_module)} is initialised already (is_init is True): its weights are kept")
             return
         distributed.together("the check of the configs", partial(self._check, trainer, pl_module))
+        fsdp.prepare(trainer.strategy)
         arm(pl_module, "setup", _after_setup)
 
     def on_load_checkpoint(
@@ -117,7 +121,12 @@ class InitWeightsCallback(callbacks.Callback):
         self._restored = True
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raises what was wrong with a checkpoint, unless the restored weights make it unimportant."""
+        """Initialises what has storage only now; raises what was wrong with a checkpoint, unless the run is resumed."""
+        if self._waits:
+            self._waits = False
+            distributed.together("the look at what FSDP has wrapped", partial(fsdp.refuse_meta, pl_module))
+            self._initialise(trainer, pl_module)
+        fsdp.release(trainer.strategy)
         if trainer.strategy.restore_checkpoint_after_setup:
             # The run is restored behind this hook of all callbacks, some of which restore checkpoints of their own.
             arm(pl_module, "on_fit_start", _after_on_fit_start)
@@ -146,41 +155,54 @@ class InitWeightsCallback(callbacks.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leaves no trace on the module, and no error behind another."""
-        disarm(pl_module)
+        self._leave(trainer, pl_module)
         if isinstance(exception, InitError) and has_meta(Tree(pl_module)):
             # The strategy's teardown moves the module to the CPU, whose error would be told in place of ours.
             spare_meta(pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves no trace on the module."""
+        self._leave(trainer, pl_module)
+
+    def _leave(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         disarm(pl_module)
+        fsdp.release(trainer.strategy)
 
     def forget_searches(self) -> None:
         """What was restored up to now was restored by the search of another callback: the run may yet be a new one."""
         self._restored = False
 
     def initialise(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Initialises the module as it is now, once; a checkpoint's error is held until the run is known to be new.
+        """Initialises the module, once; a checkpoint's error is held until the run is known to be new.
+
+        What FSDP has yet to give storage to waits for `on_fit_start`.
 
         Raises:
             InitError: Everything that `lightning_init.init_weights` raises, except a `CheckpointError`.
         """
+        self._waits = fsdp.gets_storage_later(trainer.strategy, pl_module)
+        if not self._waits:
+            self._initialise(trainer, pl_module)
+
+    def _initialise(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # It may differ between processes, as `seed_everything(seed + rank)` makes it.
         everything = distributed.from_rank_zero("the seed of seed_everything", _seed_everything)
         seed = self.settings.seed if self.settings.seed is not None else everything
+        # The flat parameters of FSDP hang on its wrapper.
+        module, storage = trainer.strategy.model or pl_module, fsdp.storage(trainer.strategy)
         try:
             self.report = execute(
-                unwrap(pl_module),
+                module,
                 replace(self.settings, seed=seed),
                 init_cfg=self.init_cfg,
                 label=_LABEL,
-                meta_to=trainer.strategy.root_device,
+                storage=storage,
                 tell=rank_zero_info,
             )
         except CheckpointError as error:
             self._held = error
             # A restore, and the strategy, need storage.
-            materialize(Tree(pl_module), trainer.strategy.root_device)
+            storage.for_restore(module)
         else:
             self._unlogged = True
         for callback in _callbacks(trainer):
@@ -190,7 +212,7 @@ class InitWeightsCallback(callbacks.Callback):
                     callback.setup(trainer, pl_module, "fit")
 
     def _measure_and_log(self, report: InitReport, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        report.measure(pl_module, compare_ranks=True)
+        report.measure(trainer.strategy.model, compare_ranks=True)
         if distributed.rank() != 0:
             return
         if self.contents:

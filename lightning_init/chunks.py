@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_init.sharding import is_sharded, local
+from lightning_init.sharding import is_sharded, is_summed, local
 
 __all__ = ["chunks", "is_measurable", "obstacle"]
 
@@ -27,8 +27,7 @@ def obstacle(tensor: object) -> str | None:
     if not isinstance(tensor, Tensor):
         return f"is not a tensor but of type {type(tensor).__name__}"
     if is_sharded(tensor):
-        summed = any(placement.is_partial() for placement in tensor.placements)
-        return "holds sums that are still to be added up over ranks" if summed else obstacle(local(tensor))
+        return "holds sums that are still to be added up over ranks" if is_summed(tensor) else obstacle(local(tensor))
     obstacles = (
         (is_lazy(tensor), "is a lazy parameter without a shape: run a batch through its module first"),
         (tensor.is_meta, "is on the meta device and has no values"),

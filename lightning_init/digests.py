@@ -40,7 +40,8 @@ def digest(tensors: Iterable[Tensor]) -> str:
         for start in range(0, end, _ROWS * _ROW_BYTES):
             table = _table(flat[start : min(end, start + _ROWS * _ROW_BYTES)])
             found.update(_bytes(torch.cat([table.sum(0), table.sum(1)])))
-        found.update(_bytes(flat[end:]))
+        # Of a copy: storage that NumPy has seen cannot be resized any more, which is how FSDP frees it.
+        found.update(_bytes(flat[end:].clone()))
     return found.hexdigest()
 
 

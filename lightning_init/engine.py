@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import nn
 
 from lightning_init import distributed
@@ -18,8 +18,10 @@ from lightning_init.report import InitReport
 from lightning_init.rng import draw_seed
 from lightning_init.run import Run, running
 from lightning_init.settings import RngDevice, Settings
+from lightning_init.storage import Storage
 from lightning_init.text import some
 from lightning_init.tree import Tree
+from lightning_init.units import unflattened
 from lightning_init.wrappers import class_name, unwrap
 
 __all__ = ["execute", "init_weights", "initialize", "run_steps_of"]
@@ -74,8 +76,9 @@ def init_weights(
     root = unwrap(module)
     if is_initialised(root):
         _skip(f"{class_name(root)} is initialised already (is_init is True); nothing was changed")
-        return Run(Tree(root), settings).report()
-    return execute(root, settings, init_cfg=init_cfg)
+        with unflattened(module):
+            return Run(Tree(root), settings).report()
+    return execute(module, settings, init_cfg=init_cfg)
 
 
 def initialize(
@@ -102,7 +105,7 @@ def initialize(
         outer.part(module, init_cfg, alone=True)
         return outer.report_of(module)
     settings = Settings(seed, rng_device, strict, require_all)
-    return execute(unwrap(module), settings, init_cfg=init_cfg, alone=True)
+    return execute(module, settings, init_cfg=init_cfg, alone=True)
 
 
 def run_steps_of(module: nn.Module) -> None:
@@ -122,32 +125,34 @@ def run_steps_of(module: nn.Module) -> None:
 
 
 def execute(
-    root: nn.Module,
+    module: nn.Module,
     settings: Settings,
     *,
     init_cfg: Any = None,
     alone: bool = False,
     with_method: bool = True,
     label: str = "init_cfg",
-    meta_to: torch.device | None = None,
+    storage: Storage | None = None,
     tell: Callable[[str], None] = _log.info,
 ) -> InitReport:
     """Plans and runs an initialisation from its root, together with the other ranks.
 
     Args:
-        root: The outermost module, without wrappers.
+        module: The outermost module, with its wrappers.
         settings: How to run it.
         init_cfg: A config in place of the root's own.
         alone: Only this config counts.
         with_method: The root's own ``init_weights`` is a step.
         label: The name of ``init_cfg`` in messages.
-        meta_to: Where tensors on ``meta`` get their storage; None if they are errors.
+        storage: What tensors on ``meta`` get; without it they are errors.
         tell: Takes the lines of information, on rank zero.
     """
-    tree = Tree(root)
-    run = Run(tree, settings, meta_to, init_cfg)
+    tree = Tree(module)
+    run = Run(tree, settings, storage or Storage(), init_cfg)
+    shapes = ExitStack()
 
     def prepare() -> InitPlan:
+        shapes.enter_context(unflattened(module))
         plan = make_plan(
             tree,
             init_cfg=init_cfg,
@@ -164,7 +169,7 @@ def execute(
         warn(run.ledger.warnings)
         return draw_seed() if settings.seed is None else settings.seed
 
-    with run.closing():
+    with shapes, run.closing():
         plan = distributed.together("the plan", prepare)
         if distributed.world_size() > 1:
             asked = {f"the argument {name!r}": repr(value) for name, value in vars(settings).items()}

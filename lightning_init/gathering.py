@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_init import distributed
 from lightning_init.errors import InitError
-from lightning_init.sharding import copy_, is_sharded, share
+from lightning_init.sharding import copy_, described, is_sharded, whole
 
 __all__ = ["gathered", "joined"]
 
@@ -39,12 +39,12 @@ def gathered(module: nn.Module, stage: str) -> Iterator[None]:
         return
     # A rank that has failed before posts its error here, and nobody is left in the collectives that follow.
     distributed.together(f"gathering the weights for {stage}", lambda: None)
-    whole: dict[int, Tensor] = {}
+    put_together: dict[int, Tensor] = {}
     try:
         for held, name, tensor in spread:
-            if id(tensor) not in whole:
-                whole[id(tensor)] = _whole(tensor)
-            held[name] = whole[id(tensor)]
+            if id(tensor) not in put_together:
+                put_together[id(tensor)] = _whole(tensor)
+            held[name] = put_together[id(tensor)]
         yield
         found: list[tuple[str, Tensor, Any]] = [(name, tensor, held.get(name)) for held, name, tensor in spread]
     finally:
@@ -69,8 +69,7 @@ def _spread(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
 
 
 def _whole(tensor: Any) -> Tensor:
-    with torch.no_grad():
-        found: Tensor = tensor.detach().full_tensor()
+    found = whole(tensor)
     if not isinstance(tensor, nn.Parameter):
         return found
     parameter = nn.Parameter(found, requires_grad=tensor.requires_grad)
@@ -83,7 +82,7 @@ def joined(
 ) -> dict[str, T]:
     """Joins what each rank found in its share of tensors; of replicas one counts.
 
-    With a ``DTensor`` among them, every rank has to call this, with the same names.
+    With one that is spread over ranks among them, every rank has to call this, with the same names.
 
     Args:
         stage: What is done, for messages.
@@ -94,13 +93,13 @@ def joined(
     Returns:
         The same on every rank; what was found in whole tensors stays as it is.
     """
-    mine = {name: (str(share(tensor)), found[name]) for name, tensor in tensors.items() if is_sharded(tensor)}
+    mine = {name: (described(tensor), found[name]) for name, tensor in tensors.items() if is_sharded(tensor)}
     if not mine:
         return dict(found)
     every = distributed.from_all(stage, mine)
-    whole = dict(found)
+    joined_up = dict(found)
     for name in mine:
         # In the order of shares, so that all ranks get the same sums.
         parts = {held: part for of_rank in every for held, part in [of_rank[name]]}
-        whole[name] = reduce(join, (parts[held] for held in sorted(parts)))
-    return whole
+        joined_up[name] = reduce(join, (parts[held] for held in sorted(parts)))
+    return joined_up

@@ -16,7 +16,7 @@ from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan
 from lightning_init.report import Coverage, Expected, InitReport, Row
 from lightning_init.settings import Settings
-from lightning_init.sharding import is_sharded, share
+from lightning_init.sharding import described, is_sharded
 from lightning_init.steps import LoadStep
 from lightning_init.text import some
 from lightning_init.tree import Node, Slot, Tree
@@ -127,7 +127,7 @@ class Ledger:
                 continue
             found = digest(slot.tensors)
             if any(map(is_sharded, slot.tensors)):
-                held = "; ".join(str(share(tensor)) for tensor in slot.tensors)
+                held = "; ".join(described(tensor) for tensor in slot.tensors)
                 shares[f"{slot.name}[{held}]"], found = found, "spread over ranks"
             whole[slot.name] = found
         return whole, shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from lightning_init.tracking import Tracker
 from lightning_init.tree import Node, Slot, Tree, join
 from lightning_init.wrappers import class_name
 
-__all__ = ["UNSET", "MetaPlan", "allocate", "has_meta", "materialize", "plan_meta", "reset"]
+__all__ = ["UNSET", "MetaPlan", "allocate", "has_meta", "materialize", "plan_meta", "reset", "with_storage"]
 
 UNSET = "was built on the meta device, and no rule and no reset_parameters would set it; give it a rule"
 """What is wrong with a tensor that would stay unset memory."""
@@ -35,12 +36,15 @@ class MetaPlan:
     unset: tuple[str, ...]
 
 
-def plan_meta(tree: Tree, written: Collection[Slot]) -> MetaPlan:
+def plan_meta(
+    tree: Tree, written: Collection[Slot], blank: AbstractSet[tuple[nn.Module, str]] = frozenset()
+) -> MetaPlan:
     """Looks for what nobody writes.
 
     Args:
         tree: The module tree.
         written: The slots that rules and checkpoints write.
+        blank: What was on ``meta`` before it got its storage.
     """
     slot_of: dict[tuple[nn.Module, str], Slot] = dict(tree.slot_of)
     for slot in tree.slots:
@@ -48,13 +52,25 @@ def plan_meta(tree: Tree, written: Collection[Slot]) -> MetaPlan:
     resets = {}
     unset = []
     for node in tree.nodes.values():
-        lacking = [name for name, _ in _on_meta(node.module) if slot_of.get((node.module, name)) not in written]
+        lacking = [
+            name for name in _without_values(node.module, blank) if slot_of.get((node.module, name)) not in written
+        ]
         if lacking and callable(getattr(node.module, "reset_parameters", None)):
             resets[node] = lacking
         else:
             slots = [slot_of.get((node.module, name)) for name in lacking]
             unset += [slot.name if slot else join(node.path, name) for slot, name in zip(slots, lacking, strict=True)]
     return MetaPlan(resets, tuple(dict.fromkeys(unset)))
+
+
+def with_storage(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, with unset memory, that can stand for one on ``meta``."""
+    empty = torch.empty_like(tensor, device=device)
+    if not isinstance(tensor, nn.Parameter):
+        return empty
+    parameter = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+    parameter.__dict__.update(tensor.__dict__)
+    return parameter
 
 
 def allocate(tree: Tree, device: torch.device) -> Callable[[], None]:
@@ -72,12 +88,7 @@ def allocate(tree: Tree, device: torch.device) -> Callable[[], None]:
     for module in tree.nodes:
         for name, tensor in _on_meta(module):
             if id(tensor) not in made:
-                empty = torch.empty_like(tensor, device=device)
-                if isinstance(tensor, nn.Parameter):
-                    parameter = nn.Parameter(empty, requires_grad=tensor.requires_grad)
-                    parameter.__dict__.update(tensor.__dict__)
-                    empty = parameter
-                made[id(tensor)] = empty
+                made[id(tensor)] = with_storage(tensor, device)
             held: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
             held[name] = made[id(tensor)]
             replaced.append((held, name, tensor))
@@ -118,17 +129,18 @@ def reset(
     return written, [name for name in names.values() if name not in written]
 
 
-def materialize(tree: Tree, device: torch.device) -> None:
+def materialize(tree: Tree, device: torch.device, blank: AbstractSet[tuple[nn.Module, str]] = frozenset()) -> None:
     """Gives storage to a tree whose parameters and persistent buffers a restore will set; the rest is reset.
 
     Args:
         tree: The module tree; nothing happens if it has nothing on ``meta``.
         device: Where to.
+        blank: What was on ``meta`` before it got its storage.
 
     Raises:
         InitConfigError: A buffer that no checkpoint holds has no ``reset_parameters`` either.
     """
-    plan = plan_meta(tree, tree.slots)
+    plan = plan_meta(tree, tree.slots, blank)
     if plan.unset:
         raise InitConfigError([Fault(name, UNSET) for name in plan.unset])
     allocate(tree, device)
@@ -141,6 +153,11 @@ def materialize(tree: Tree, device: torch.device) -> None:
 def has_meta(tree: Tree) -> bool:
     """Something in a tree has no storage."""
     return any(_on_meta(module) for module in tree.nodes)
+
+
+def _without_values(module: nn.Module, blank: AbstractSet[tuple[nn.Module, str]]) -> list[str]:
+    on_meta = {name for name, _ in _on_meta(module)}
+    return [name for name in (*module._parameters, *module._buffers) if name in on_meta or (module, name) in blank]
 
 
 def _on_meta(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import nn
 
 from lightning_init import distributed
@@ -43,7 +42,7 @@ class Run:
     Attributes:
         root: The tree of the root, which gives the names.
         settings: How it is run.
-        meta_to: Where tensors on ``meta`` get their storage; None if they are errors.
+        storage: What tensors on ``meta`` get; without a device they are errors.
         init_cfg: A config in place of the root's own.
         seed: The seed of the random streams.
         ledger: Who wrote what.
@@ -52,13 +51,12 @@ class Run:
 
     root: Tree
     settings: Settings
-    meta_to: torch.device | None = None
+    storage: Storage = field(default_factory=Storage)
     init_cfg: Any = None
     seed: int | None = None
     marked: list[nn.Module] = field(default_factory=list)
     ledger: Ledger = field(init=False)
     _forest: Forest = field(init=False)
-    _storage: Storage = field(init=False)
     _calls: Calls = field(init=False)
     _done: set[nn.Module] = field(default_factory=set)
     _checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -66,7 +64,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.settings)
-        self._forest, self._storage, self._calls = Forest(self.root), Storage(self.meta_to), Calls(self.ledger)
+        self._forest, self._calls = Forest(self.root), Calls(self.ledger)
 
     @cached_property
     def _writer(self) -> Writer:
@@ -81,7 +79,7 @@ class Run:
         except BaseException:
             for module in self.marked:
                 module.is_init = False  # type: ignore[assignment]  # a plain attribute, on any module
-            self._storage.give_back()
+            self.storage.give_back()
             raise
         finally:
             self._workers.close()
@@ -114,9 +112,9 @@ class Run:
             InitConfigError: Under ``strict`` or ``require_all``, because something cannot be written, or because
                 memory would stay unset.
         """
-        faults = refusals(plan, self.settings, gets_storage=self.meta_to is not None, is_part=is_part)
+        faults = refusals(plan, self.settings, gets_storage=self.storage.device is not None, is_part=is_part)
         if not is_part:
-            faults += self._storage.take_plan(self._forest.tree, plan)
+            faults += self.storage.take_plan(self._forest.tree, plan)
         if faults:
             raise InitConfigError(faults)
         return self.ledger.take_plan(plan)
@@ -131,11 +129,11 @@ class Run:
         _try_adapters(plan)
         token = running.set(self)
         try:
-            self._storage.allocate(self._forest.tree, self._writer.seed, self.ledger)
+            self.storage.allocate(self._forest.tree, self._writer.seed, self.ledger)
             self._steps(plan.steps, plan.executed)
         finally:
             running.reset(token)
-        self._storage.refuse_unset(self.ledger)
+        self.storage.refuse_unset(self.ledger)
 
     def part(self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True) -> None:
         """Initialises a part of the tree from within a method that is running."""

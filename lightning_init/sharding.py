@@ -1,7 +1,8 @@
-"""What a rank holds of a tensor that is spread over ranks (a ``DTensor``), in terms of the whole tensor.
+"""What a rank holds of a tensor that is spread over ranks, in terms of the whole tensor.
 
-A share is known exactly for every placement, uneven and interleaved ones included, and without communication: torch
-itself is asked which indices of each dimension it would give to this rank.
+Such a tensor is a ``DTensor``, or the `FlatShard` that stands for a parameter of FSDP1. A share is known exactly for
+every placement, uneven and interleaved ones included, and without communication: torch itself is asked which indices of
+each dimension it would give to this rank.
 """
 
 from __future__ import annotations
@@ -11,17 +12,32 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+from lightning_init.flat import FlatShard
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
     from typing_extensions import TypeIs
 
-__all__ = ["Share", "Slices", "Span", "copy_", "is_sharded", "local", "share", "zero_row_"]
+    Spread = DTensor | FlatShard
 
+__all__ = [
+    "Share",
+    "Slices",
+    "Span",
+    "boxes",
+    "copy_",
+    "described",
+    "is_sharded",
+    "is_summed",
+    "local",
+    "whole",
+    "zero_row_",
+]
 
 Slices: TypeAlias = tuple[slice, ...]
 """A part of a tensor, as an index: successive indices of every dimension."""
@@ -194,9 +210,14 @@ def _cut(spans: Sequence[Span], start: int, stop: int) -> Iterator[Span]:
             yield Span(first - start, span.here + first - span.start, length)
 
 
-def is_sharded(tensor: Tensor) -> TypeIs[DTensor]:
-    """It is a ``DTensor``; told without importing that part of torch."""
-    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
+def is_sharded(tensor: Tensor) -> TypeIs[Spread]:
+    """It is spread over ranks; a ``DTensor`` is told without importing that part of torch."""
+    return isinstance(tensor, FlatShard) or (hasattr(tensor, "placements") and hasattr(tensor, "device_mesh"))
+
+
+def is_summed(tensor: Tensor) -> TypeIs[DTensor]:
+    """It is spread over ranks as sums that are still to be added up, of which no share can be written or read."""
+    return any(placement.is_partial() for placement in getattr(tensor, "placements", ()))
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -204,28 +225,47 @@ def local(tensor: Tensor) -> Tensor:
     if not is_sharded(tensor):
         return tensor
     with torch.no_grad():
-        return tensor.to_local()
+        return tensor.local if isinstance(tensor, FlatShard) else tensor.to_local()
 
 
-def share(tensor: Tensor) -> Share:
-    """Which part of a tensor this rank holds."""
-    if not is_sharded(tensor):
-        return Share.of_all(tensor.shape)
-    spans = tuple(_spans(tensor, dim) for dim in range(tensor.dim()))
-    return Share(tuple(tensor.shape), spans)
+def boxes(tensor: Tensor) -> list[tuple[Tensor, Share]]:
+    """What this rank holds of a tensor: some local tensors, and which part of the whole each of them is.
+
+    There is one, which is `local`, except where FSDP1 has flattened the tensor.
+    """
+    shape = tuple(tensor.shape)
+    if isinstance(tensor, FlatShard):
+        parts = [(zip(offsets, here.shape, strict=True), here) for offsets, here in tensor.boxes()]
+        return [(here, Share(shape, tuple((Span(at, 0, size),) for at, size in box))) for box, here in parts]
+    if is_sharded(tensor):
+        return [(local(tensor), Share(shape, tuple(_spans(tensor, dim) for dim in range(tensor.dim()))))]
+    return [(tensor, Share.of_all(shape))]
+
+
+def described(tensor: Tensor) -> str:
+    """Which part of a tensor this rank holds, in words that are equal for replicas of it."""
+    return str(tensor.held) if isinstance(tensor, FlatShard) else str(boxes(tensor)[0][1])
+
+
+def whole(tensor: Spread) -> Tensor:
+    """All of a tensor that is spread over ranks, on each of them; all have to call it at the same time."""
+    with torch.no_grad():
+        return tensor.whole() if isinstance(tensor, FlatShard) else tensor.full_tensor().detach()
 
 
 def copy_(tensor: Tensor, whole: Tensor) -> None:
     """Writes whole values into a tensor, of which every rank takes its share; type and device are converted."""
-    share(tensor).copy(local(tensor), whole)
+    for here, share in boxes(tensor):
+        share.copy(here, whole)
 
 
 def zero_row_(tensor: Tensor, row: int) -> None:
     """Zeroes one index of the first dimension of a tensor."""
-    share(tensor).zero_row(local(tensor), row)
+    for here, share in boxes(tensor):
+        share.zero_row(here, row)
 
 
-def _spans(tensor: DTensor, dim: int) -> tuple[Span, ...]:
+def _spans(tensor: Any, dim: int) -> tuple[Span, ...]:
     from torch.distributed.tensor import Replicate, distribute_tensor  # noqa: PLC0415  # imported by now
 
     size = tensor.shape[dim]

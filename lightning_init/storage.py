@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import nn
 
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.ledger import Ledger, Written
-from lightning_init.materialize import UNSET, MetaPlan, allocate, plan_meta, reset
+from lightning_init.materialize import UNSET, MetaPlan, allocate, materialize, plan_meta, reset
 from lightning_init.plan import InitPlan
 from lightning_init.tree import Tree
+from lightning_init.units import unflattened
 from lightning_init.wrappers import class_name
 
 __all__ = ["Storage"]
@@ -23,9 +26,11 @@ class Storage:
 
     Attributes:
         device: Where to; None if tensors on ``meta`` are errors.
+        blank: The places of tensors that were given storage before, and hold whatever was in that memory.
     """
 
     device: torch.device | None = None
+    blank: AbstractSet[tuple[nn.Module, str]] = frozenset()
     _plan: MetaPlan = field(default_factory=lambda: MetaPlan({}, ()))
     _claimed: set[str] = field(default_factory=set)
     _undo: Callable[[], None] = lambda: None
@@ -39,7 +44,7 @@ class Storage:
         if self.device is None:
             return []
         certain = {entry.name for entry in plan if entry.winner}
-        self._plan = plan_meta(tree, {slot for slot in tree.slots if slot.name in certain})
+        self._plan = plan_meta(tree, {slot for slot in tree.slots if slot.name in certain}, self.blank)
         self._claimed = {entry.name for entry in plan if entry.claims}
         return [Fault(name, UNSET) for name in self._plan.unset if name not in self._claimed]
 
@@ -62,6 +67,16 @@ class Storage:
         hopeless = [name for name in left if name not in self._claimed]
         if hopeless:
             raise InitConfigError([Fault(name, UNSET) for name in hopeless])
+
+    def for_restore(self, module: nn.Module) -> None:
+        """Gives storage to a module, with its wrappers, that a restore is about to fill.
+
+        Raises:
+            InitConfigError: A buffer that no checkpoint holds has no ``reset_parameters`` either.
+        """
+        if self.device is not None:
+            with unflattened(module):
+                materialize(Tree(module), self.device, self.blank)
 
     def refuse_unset(self, ledger: Ledger) -> None:
         """Looks at what was written in the end.

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
-__all__ = ["class_name", "unwrap"]
+__all__ = ["class_name", "is_fsdp", "unwrap"]
+
+_FSDP = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 
 # Recognised by the name of a class, so that torch._dynamo and friends are not imported for it.
 WRAPPERS: Mapping[str, str] = {
@@ -14,7 +16,7 @@ WRAPPERS: Mapping[str, str] = {
     "lightning_fabric.wrappers._FabricModule": "_original_module",
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
-    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "_fsdp_wrapped_module",
+    _FSDP: "_fsdp_wrapped_module",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
 }
@@ -30,6 +32,11 @@ def unwrap(module: nn.Module) -> nn.Module:
         if wrapped is None:
             return module
         module = wrapped
+
+
+def is_fsdp(module: nn.Module) -> bool:
+    """It is FSDP1's wrapper, which makes one flat parameter of those inside."""
+    return _FSDP in map(_class_path, type(module).__mro__)
 
 
 def class_name(module: nn.Module) -> str:

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lightning_init import (
@@ -465,11 +465,10 @@ class TestRefusals:
         class DeepSpeedStrategy(DDPStrategy):
             pass
 
-        for strategy, refused in (
-            (FSDPStrategy(), True),
-            (DeepSpeedStrategy(), True),
-            (SingleDeviceXLAStrategy(), False),
-        ):
+        class Own(SingleDeviceStrategy):
+            pass
+
+        for strategy, refused in ((DeepSpeedStrategy(), True), (SingleDeviceXLAStrategy(), True), (Own(), False)):
             run, module = trainer(tmp_path), Net()
             run._accelerator_connector.strategy = strategy
             if refused:

@@ -24,11 +24,13 @@ ORDER = [
     "outcomes",
     "exchange",
     "distributed",
+    "flat",
     "sharding",
     "gathering",
     "digests",
     "parametrized",
     "wrappers",
+    "units",
     "tree",
     "elsewhere",
     "values",
@@ -152,6 +154,7 @@ ORDER = [
     "modules",
     "loggers",
     "hooks",
+    "fsdp",
     "strategies",
     "callback",
     "",
@@ -168,7 +171,7 @@ ORDER = [
 """The modules from the bottom to the top; the empty name is the package itself."""
 
 HEAVY = {
-    "lightning": {"loggers", "hooks", "strategies", "callback"},
+    "lightning": {"loggers", "hooks", "fsdp", "strategies", "callback"},
     "torchmetrics": {"metrics"},
 }
 """Third-party packages that only some modules may import."""

@@ -25,7 +25,7 @@ from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.initializers.base import INITIALIZERS, Initializer, call_text
 from lightning_init.initializers.checks import Checks
-from lightning_init.sharding import local, share
+from lightning_init.sharding import boxes
 
 __all__ = ["PretrainedInit"]
 
@@ -220,9 +220,9 @@ class PretrainedInit(Initializer):
             copy_(slot, at, self.read(checkpoint, found, name))
             return
         with torch.no_grad():
-            here = local(tensor)
-            for part, values in checkpoint.pieces(found.loaded[name], share(tensor)):
-                here[part].copy_(values.to(self._device))
+            for here, share in boxes(tensor):
+                for part, values in checkpoint.pieces(found.loaded[name], share):
+                    here[part].copy_(values.to(self._device))
 
     @property
     def _device(self) -> torch.device:

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_init.errors import InitError
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.rng import BLOCK
-from lightning_init.sharding import copy_, is_sharded, local, share
+from lightning_init.sharding import Share, boxes, copy_, is_summed, local
 from lightning_init.workers import Workers, in_turn, one_core
 
 __all__ = [
@@ -109,7 +109,7 @@ def _can_hold_constant(dtype: torch.dtype, value: float) -> str | None:
 
 def obstacle_of_placement(tensor: Tensor) -> str | None:
     """Why a tensor cannot be written as it is spread over ranks; None if it can."""
-    if is_sharded(tensor) and any(placement.is_partial() for placement in tensor.placements):
+    if is_summed(tensor):
         return f"its placements {tensor.placements} hold sums that are still to be added up"
     return None
 
@@ -150,23 +150,21 @@ def fill_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Worker
     """
     _refuse(tensor, law)
     with torch.no_grad():
-        here = local(tensor)
         if isinstance(law, ConstantLaw):
-            law.fill(here)
+            law.fill(local(tensor))
             return
-        if here is tensor and tensor.numel() <= BLOCK and tensor.dtype in _DRAWN and tensor.is_contiguous():
+        if local(tensor) is tensor and tensor.numel() <= BLOCK and tensor.dtype in _DRAWN and tensor.is_contiguous():
             # The case of most tensors, without the cost of the general one.
             generator = generators(0)
             if _device(tensor, generator) == tensor.device:
                 law.fill(tensor.view(-1), generator)
                 return
-        workers.run(list(_pieces(tensor, here, law, generators)))
+        workers.run(list(_pieces(tensor, law, generators)))
 
 
-def _pieces(tensor: Tensor, here: Tensor, law: Law, generators: BlockGenerators) -> Iterator[Callable[[], None]]:
+def _pieces(tensor: Tensor, law: Law, generators: BlockGenerators) -> Iterator[Callable[[], None]]:
     """What fills the blocks of a tensor that have elements here, each on its own."""
-    mine = share(tensor)
-    flat = here.view(-1) if here.is_contiguous() else None
+    held = boxes(tensor)
     buffers = local_()
 
     def buffer(size: int, device: torch.device) -> Tensor:
@@ -177,25 +175,32 @@ def _pieces(tensor: Tensor, here: Tensor, law: Law, generators: BlockGenerators)
         found: Tensor = buffers.area[:size]
         return found
 
-    def draw(index: int, start: int, stop: int, first: int, last: int) -> None:
+    def draw(index: int, start: int, stop: int, parts: list[tuple[Tensor, Share]]) -> None:
         generator = generators(index)
-        device = _device(here, generator)
-        # Where all of it is here, it is in one piece.
-        target = flat[first:last] if flat is not None and last - first == stop - start else None
-        if target is not None and here.dtype in _DRAWN and device == here.device:
+        device = _device(parts[0][0], generator)
+        target = _in_one_piece(parts[0], start, stop)
+        if target is not None and target.dtype in _DRAWN and device == target.device:
             law.fill(target, generator)
             return
         block = buffer(stop - start, device)
         law.fill(block, generator)
         if target is not None:
             target.copy_(block)
-        else:
-            mine.put(here, start, block)
+            return
+        for here, share in parts:
+            share.put(here, start, block)
 
     for index, start, stop in blocks(tensor.numel()):
-        first, last = mine.before(start), mine.before(stop)
-        if first != last:
-            yield partial(draw, index, start, stop, first, last)
+        parts = [(here, share) for here, share in held if share.before(start) != share.before(stop)]
+        if parts:
+            yield partial(draw, index, start, stop, parts)
+
+
+def _in_one_piece(part: tuple[Tensor, Share], start: int, stop: int) -> Tensor | None:
+    """A range of elements where all of it is here, in succession; None elsewhere."""
+    here, share = part
+    first, last = share.before(start), share.before(stop)
+    return here.view(-1)[first:last] if here.is_contiguous() and last - first == stop - start else None
 
 
 def fill_whole_(

@@ -13,7 +13,7 @@ from lightning_init.digests import digest
 from lightning_init.moments import moments_of_all, statistics
 from lightning_init.report.histograms import histograms_of_all
 from lightning_init.report.rows import Row
-from lightning_init.sharding import share
+from lightning_init.sharding import described
 from lightning_init.tree import Slot, slots
 
 __all__ = ["measured"]
@@ -54,7 +54,7 @@ def measured(rows: Sequence[Row], module: nn.Module, *, histograms: bool, compar
 def _differing(known: Mapping[str, Slot], readable: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The ranks that hold other bits than the first rank with the same share of a parameter."""
     mine = {
-        (name, "; ".join(str(share(tensor)) for tensor in known[name].tensors)): digest(known[name].tensors)
+        (name, "; ".join(described(tensor) for tensor in known[name].tensors)): digest(known[name].tensors)
         for name in readable
     }
     first: dict[tuple[str, str], str] = {}

@@ -23,6 +23,7 @@ from lightning_init.report.rows import Coverage, Row
 from lightning_init.report.signal import LayerSignal
 from lightning_init.report.tables import finding_lines, markdown_table, overview
 from lightning_init.text import Legend, columns
+from lightning_init.units import unflattened
 from lightning_init.wrappers import unwrap
 
 if TYPE_CHECKING:
@@ -106,10 +107,10 @@ class InitReport:
     ) -> InitReport:
         """Takes the statistics of all parameters as they are now.
 
-        Those of a ``DTensor`` are of the whole tensor; every rank has to call this if there is one.
+        Those of what is spread over ranks are of the whole tensor; every rank has to call this if there is such a one.
 
         Args:
-            module: The module; by default that which was initialised.
+            module: The module, of FSDP1 with its wrapper; by default that which was initialised, without wrappers.
             histograms: Count how the values are spread as well, into `Row.histogram`; the weights are read once more.
             compare_ranks: Find the ranks that hold other bits than the first, into `Row.differs_on`; every rank has to
                 call this then.
@@ -123,7 +124,8 @@ class InitReport:
         module = module or (self._module() if self._module else None)
         if module is None:
             raise InitError("the module of this report does not exist any more; give one: report.measure(module)")
-        self.rows = measured(self.rows, module, histograms=histograms, compare_ranks=compare_ranks)
+        with unflattened(module):
+            self.rows = measured(self.rows, module, histograms=histograms, compare_ranks=compare_ranks)
         return self
 
     @property

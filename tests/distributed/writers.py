@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +15,14 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullStateDictConfig, FullyShardedDataParallel, StateDictType, fully_shard
+from torch.distributed.fsdp.wrap import enable_wrap
 
 from lightning_init.checkpoint.base import Entry, Reading
 from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from tests.checkpoint.files import bits
 from tests.distributed.models import loader, trainer
 
-__all__ = ["Saved", "opened", "save_with_fsdp", "save_with_fully_shard", "save_with_model_parallel"]
+__all__ = ["CpuFSDP", "Saved", "opened", "save_with_fsdp", "save_with_fully_shard", "save_with_model_parallel"]
 
 Saved = dict[str, tuple[Entry, bytes]]
 """Every tensor of a state dict, to compare with."""
@@ -61,7 +64,23 @@ class CpuFSDP(FSDPStrategy):
     """``FSDPStrategy`` on CPUs, which torch's FSDP runs on if it is told."""
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
-        return FullyShardedDataParallel(model, device_id=torch.device("cpu"), use_orig_params=True)
+        if any(isinstance(part, FullyShardedDataParallel) for part in model.modules()):
+            return super()._setup_model(model)
+        return FullyShardedDataParallel(model, **self._arguments())
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        with enable_wrap(wrapper_cls=FullyShardedDataParallel, **self._arguments()):
+            yield
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "cpu_offload": self.cpu_offload,
+            "mixed_precision": self.mixed_precision_config,
+            "sharding_strategy": self.sharding_strategy,
+            "device_id": torch.device("cpu"),
+            **self.kwargs,
+        }
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         if self._state_dict_type == "sharded":

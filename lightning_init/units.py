@@ -1,0 +1,127 @@
+"""The parameters of FSDP1's units, which one flat parameter each stands in for, in their places again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from lightning_init.errors import Fault, InitError
+from lightning_init.flat import FlatRange, FlatShard
+from lightning_init.wrappers import is_fsdp
+
+__all__ = ["has_units", "unflattened"]
+
+_FLAT = "_flat_param"
+
+
+def has_units(module: nn.Module) -> bool:
+    """A part of it is wrapped by FSDP1."""
+    return any(map(is_fsdp, module.modules()))
+
+
+@contextmanager
+def unflattened(module: nn.Module) -> Iterator[None]:
+    """Puts a `FlatShard` in the place of every parameter that FSDP1 has flattened, under its own name and shape.
+
+    Units whose parameters are gathered by ``summon_full_params`` are left as they are.
+
+    Args:
+        module: The module, with its wrappers: those hold the flat parameters. Nothing happens without any.
+
+    Raises:
+        InitError: A flat parameter is out of reach, or is one of tensors that are spread over ranks themselves.
+    """
+    handles = [handle for unit in filter(is_fsdp, module.modules()) if (handle := _handle(unit)) is not None]
+    with ExitStack() as undo:
+        for handle in handles:
+            if _is_flat(handle):
+                _unflatten(handle, undo)
+        if all(map(_is_flat, handles)):
+            _refuse_strays(module)
+        yield
+
+
+def _handle(unit: nn.Module) -> Any:
+    """What torch keeps of a unit; None if it has no parameters."""
+    return getattr(unit, "_handle", None)
+
+
+def _is_flat(handle: Any) -> bool:
+    idle: bool = handle._training_state.name == "IDLE"
+    return idle
+
+
+def _unflatten(handle: Any, undo: ExitStack) -> None:
+    flat = handle.flat_param
+    if any(extension is not None for extension in flat._param_extensions):
+        raise InitError(
+            f"{flat._fqns[0]!r} is spread by FSDP1 and by tensor parallel at once, which lightning_init does not know; "
+            f"use FSDP2 (fully_shard, ModelParallelStrategy)"
+        )
+    # After a forward pass a unit may still have its gathered weights, and would use them in the next one.
+    if handle.uses_sharded_strategy and hasattr(flat, "_full_param_padded") and not handle.needs_unshard():
+        handle.reshard(free_unsharded_flat_param=True)
+    held = handle._fully_sharded_module._parameters
+    if held.pop(_FLAT, None) is not None:
+        undo.callback(held.__setitem__, _FLAT, flat)
+    made: dict[tuple[nn.Module, str], FlatShard] = {}
+    for i, (name, module, _) in enumerate(flat._param_infos):
+        made[module, name] = _shard(handle, i)
+        _put(module, name, made[module, name], undo)
+    for name, module, _, first_name, first_module, _ in flat._shared_param_infos:
+        _put(module, name, made[first_module, first_name], undo)
+
+
+def _shard(handle: Any, index: int) -> FlatShard:
+    flat = handle.flat_param
+    original = flat if flat._params is None else flat._params[index]
+    shape, info = tuple(flat._shapes[index]), flat._shard_param_infos[index]
+    order = tuple(range(len(shape)))
+    if not flat._contiguities[index]:
+        # It was laid out as it stood in memory.
+        order = tuple(sorted(order, key=flat._strides[index].__getitem__, reverse=True))
+    start, length, offset = 0, 0, 0
+    if info.in_shard:
+        start, length, offset = info.intra_param_start_idx, info.numel_in_shard, info.offset_in_shard
+    shard = FlatShard.of(
+        flat.detach()[offset : offset + length],
+        FlatRange(start, length, order),
+        shape,
+        handle.process_group if handle.uses_sharded_strategy else None,
+        handle.device,
+        requires_grad=original.requires_grad,
+    )
+    if original is not flat:
+        shard.__dict__.update(original.__dict__)
+    shard._is_param = True  # what `isinstance(shard, nn.Parameter)` asks for
+    return shard
+
+
+def _put(module: nn.Module, name: str, shard: FlatShard, undo: ExitStack) -> None:
+    """Puts a parameter in its place, where a parameter is or, with ``use_orig_params=False``, a tensor."""
+    attributes, held = module.__dict__, module._parameters
+    if name in attributes:
+        undo.callback(attributes.__setitem__, name, attributes.pop(name))
+    if name in held:
+        undo.callback(held.__setitem__, name, held[name])
+    else:
+        undo.callback(held.pop, name, None)
+    held[name] = shard  # type: ignore[assignment]  # a parameter to whoever asks
+
+
+def _refuse_strays(module: nn.Module) -> None:
+    """A parameter does not know the unit that it is a part of."""
+    told = (
+        "is a part of a flat parameter of FSDP1 that is out of reach: give the FSDP module itself, and tie parameters "
+        "within one unit only"
+    )
+    strays = [
+        name
+        for name, parameter in module.named_parameters()
+        if getattr(parameter, "_fsdp_flattened", False) and not isinstance(parameter, FlatShard)
+    ]
+    if strays:
+        raise InitError([Fault(name, told) for name in strays])
