@@ -57,6 +57,7 @@ ORDER = [
     "checkpoint.sources.cache",
     "checkpoint.sources.registry",
     "checkpoint.sources.shards",
+    "checkpoint.sources.background",
     "checkpoint.sources.progress",
     "checkpoint.sources.halves",
     "checkpoint.sources.http_answers",

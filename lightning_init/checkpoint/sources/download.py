@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import time
-from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import aiohttp
 import fsspec
 
 from lightning_init.checkpoint.sources.addresses import redacted, scrub
+from lightning_init.checkpoint.sources.background import run_on
 from lightning_init.checkpoint.sources.cache import free_for
 from lightning_init.checkpoint.sources.http_answers import (
     FailedError,
@@ -90,7 +90,7 @@ class _Download:
             before = self._kept()
             try:
                 with bar(self.target.name) as progress:
-                    self._wait(progress)
+                    run_on(self.fs.loop, self._try(progress))
             except FailedError as failed:
                 kept = self._kept()
                 if not kept:
@@ -109,15 +109,6 @@ class _Download:
             else:
                 self.about.unlink(missing_ok=True)
                 return ""
-
-    def _wait(self, progress: Progress) -> None:
-        """Runs one try on fsspec's thread, which works inside a running event loop (a notebook) as well."""
-        future: Future[None] = asyncio.run_coroutine_threadsafe(self._try(progress), self.fs.loop)
-        try:
-            future.result()
-        finally:
-            # After Ctrl-C, nothing goes on writing.
-            future.cancel()
 
     async def _try(self, progress: Progress) -> None:
         options = {"trust_env": True, "timeout": _TIMEOUT, **self.fs.client_kwargs}
