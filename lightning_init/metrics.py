@@ -29,6 +29,7 @@ class WeightStatistics(Metric):
     was given, also after ``sync``. What is remembered are Python numbers, so ``to`` and ``half`` do not touch it.
 
     Example:
+        >>> import torch
         >>> metric = WeightStatistics()
         >>> metric.update({"head.weight": torch.tensor([[1.0, -1.0], [0.0, 4.0]])})
         >>> metric.compute()["head.weight"]["mean"]

@@ -192,9 +192,9 @@ def test_every_legal_truncation_ends_and_is_finite(
     loc: float, scale: float, a: float, b: float, dtype: torch.dtype
 ) -> None:
     law = TruncNormalLaw(loc, scale, a, b)
-    start = time.monotonic()
+    start = time.process_time()
     numbers = sample(law, dtype, 10_000)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     bounds = torch.tensor([a, b], dtype=dtype)
     assert bounds[0] <= numbers.min()
     assert numbers.max() <= bounds[1]

@@ -229,9 +229,9 @@ BOMBS = {
 @pytest.mark.parametrize("name", BOMBS)
 @pytest.mark.timeout(20)
 def test_bombs(name: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     read(BOMBS[name])
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_a_list_makes_one_mapping_alone() -> None:

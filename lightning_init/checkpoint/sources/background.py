@@ -50,21 +50,18 @@ class _Running(Generic[T]):
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self.coroutine = coroutine
         self.task: asyncio.Task[Any] | None = None
-        self.stopped = False
         self.ended = threading.Event()
 
     async def run(self) -> T:
         self.task = asyncio.current_task()
         try:
-            if self.stopped:
-                raise asyncio.CancelledError
             return await self.coroutine
         finally:
             self.ended.set()
 
     def stop(self) -> None:
-        self.stopped = True
         if self.task is None:
+            # Should `run` be called yet, there is nothing left for it to run.
             self.coroutine.close()
             self.ended.set()
         else:
