@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import torch
@@ -11,10 +11,10 @@ from torch.nn.parameter import is_lazy
 
 from lightning_init.sharding import is_sharded, is_summed, local
 
-__all__ = ["chunks", "is_measurable", "obstacle"]
+__all__ = ["chunks", "is_measurable", "obstacle", "pieces", "widened"]
 
-# Two float64 work areas of this many elements (4 MiB) stay in a core's cache.
-_CHUNK = 2**18
+# Two float64 work areas of this many elements (1 MiB) stay in a core's second cache.
+_CHUNK = 2**16
 
 
 def is_measurable(tensor: Tensor) -> bool:
@@ -56,29 +56,38 @@ def chunks(tensor: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         tensor: Of any shape, strides and device, without an `obstacle` and not spread over ranks; it is not written.
             Complex numbers come as their magnitudes.
     """
+    return widened(pieces(tensor))
+
+
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """Views of at most a chunk each that cover a tensor; ``reshape(-1)`` would copy a strided one whole."""
     source = tensor.detach()
     # The order of elements does not matter here, that of memory is the fastest, and a transposed tensor is flat in it.
-    source = source.permute(sorted(range(source.dim()), key=source.stride, reverse=True))
-    # Apple's GPUs have no float64: their chunks are brought to the CPU.
-    device = torch.device("cpu") if source.device.type == "mps" else source.device
-    area = torch.empty(2, min(_CHUNK, source.numel()), dtype=torch.float64, device=device)
-    for piece in _pieces(source):
-        values = piece.to(device)
+    return _cut(source.permute(sorted(range(source.dim()), key=source.stride, reverse=True)))
+
+
+def widened(views: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The elements of `pieces`, of one device, as `chunks` gives them."""
+    area: Tensor | None = None
+    for piece in views:
+        # Apple's GPUs have no float64: their chunks are brought to the CPU.
+        values = piece.cpu() if piece.device.type == "mps" else piece
         if values.is_complex():
             values = values.to(torch.complex128).abs()
+        if area is None or area.shape[1] < values.numel():
+            area = torch.empty(2, values.numel(), dtype=torch.float64, device=values.device)
         block, scratch = area[:, : values.numel()]
         block.view(values.shape).copy_(values)
         yield block, scratch
 
 
-def _pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """Views of at most a chunk each that cover a tensor; ``reshape(-1)`` would copy a strided one whole."""
+def _cut(tensor: Tensor) -> Iterator[Tensor]:
     source = tensor.view(-1) if tensor.is_contiguous() else tensor
     if source.numel() > _CHUNK:
         longest = max(range(source.dim()), key=source.size)
         size = source.size(longest)
         step = max(1, _CHUNK * size // source.numel())
         for start in range(0, size, step):
-            yield from _pieces(source.narrow(longest, start, min(step, size - start)))
+            yield from _cut(source.narrow(longest, start, min(step, size - start)))
     elif source.numel():
         yield source

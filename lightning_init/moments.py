@@ -8,17 +8,20 @@ every dtype that converts to float64; no copy of a whole tensor is made and no t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from lightning_init.chunks import chunks, obstacle
+from lightning_init.chunks import chunks, obstacle, pieces, widened
 from lightning_init.errors import InitError
 from lightning_init.gathering import joined
 from lightning_init.sharding import is_sharded, local
+from lightning_init.workers import Workers
 
 __all__ = [
     "STATISTICS",
@@ -32,6 +35,9 @@ __all__ = [
 
 STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "abs_mean", "l2_norm", "zero_fraction", "nonfinite")
 """The names of the statistics, in the order of every table."""
+
+# Elements that a thread reads at a time.
+_BATCH = 2**20
 
 _SPREAD = "is a DTensor, spread over ranks: pass its full_tensor() or its to_local()"
 
@@ -84,14 +90,7 @@ def moments(tensor: Tensor) -> Moments:
     """
     if reason := obstacle(tensor) or _SPREAD * is_sharded(tensor):
         raise InitError(reason)
-    rows = [_chunk_sums(block, scratch) for block, scratch in chunks(tensor)]
-    if not rows:
-        return Moments()
-    whole = reduce(merge, map(_moments_of_row, torch.stack(rows).tolist()))
-    if math.isfinite(whole.squares):
-        return whole
-    finite = torch.stack([torch.isfinite(block).sum() for block, _ in chunks(tensor)])
-    return replace(whole, nonfinite=whole.count - int(finite.sum()))
+    return _read([tensor])[0]
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -164,8 +163,50 @@ def moments_of_all(tensors: Mapping[str, Tensor]) -> dict[str, Moments]:
     Raises:
         InitError: A tensor has no values that could be read here.
     """
-    found = {name: moments(local(tensor)) for name, tensor in tensors.items()}
+    here = [local(tensor) for tensor in tensors.values()]
+    found = dict(zip(tensors, _read(here), strict=True))
     return joined("the statistics of weights", tensors, found, merge)
+
+
+def _read(tensors: Sequence[Tensor]) -> list[Moments]:
+    """The moments of tensors, by as many threads as torch has cores; other devices are waited for once, at the end."""
+    found = [Moments() for _ in tensors]
+    views = [(i, piece) for i, tensor in enumerate(tensors) for piece in pieces(tensor)]
+    for device in dict.fromkeys(piece.device for _, piece in views):
+        there = [(i, piece) for i, piece in views if piece.device == device]
+        for (i, _), row in zip(there, _rows([piece for _, piece in there], device), strict=True):
+            found[i] = merge(found[i], _moments_of_row(row))
+    return [known if math.isfinite(known.squares) else _counted(known, tensors[i]) for i, known in enumerate(found)]
+
+
+def _rows(views: Sequence[Tensor], device: torch.device) -> list[list[float]]:
+    """What `_chunk_sums` gives for each of some views on one device."""
+
+    def read(some: Sequence[Tensor]) -> list[list[float]]:
+        rows: list[list[float]] = torch.stack([_chunk_sums(*chunk) for chunk in widened(some)]).tolist()
+        return rows
+
+    if device.type != "cpu":
+        return read(views)
+    with closing(Workers()) as workers:
+        found = workers.run([partial(read, some) for some in _batches(views)])
+    return list(chain.from_iterable(found))
+
+
+def _batches(views: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Successive views, as many as are worth a thread's while."""
+    start = held = 0
+    for end, view in enumerate(views, 1):
+        held += view.numel()
+        if held >= _BATCH or end == len(views):
+            yield views[start:end]
+            start, held = end, 0
+
+
+def _counted(known: Moments, tensor: Tensor) -> Moments:
+    """With the number of what is not finite, which the sums only hint at."""
+    finite = torch.stack([torch.isfinite(block).sum() for block, _ in chunks(tensor)])
+    return replace(known, nonfinite=known.count - int(finite.sum()))
 
 
 def _pick(choose: Callable[[float, float], float], a: float, b: float) -> float:

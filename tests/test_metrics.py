@@ -8,6 +8,7 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +23,17 @@ from torch.utils.data import DataLoader
 
 from lightning_init.errors import InitError
 from lightning_init.metrics import WeightStatistics
-from lightning_init.moments import STATISTICS, Moments, merge, moments, statistics, statistics_of
+from lightning_init.moments import (
+    STATISTICS,
+    Moments,
+    merge,
+    moments,
+    moments_of_all,
+    statistics,
+    statistics_of,
+)
 
-CHUNK = 2**18
+CHUNK = 2**16
 EXACT = ("min", "max", "zero_fraction", "nonfinite")
 FLOATS = (
     torch.float64,
@@ -284,10 +293,32 @@ def test_no_copy_of_a_whole_tensor(dtype: torch.dtype, layout: str) -> None:
     if layout == "nonfinite":
         x[-1, -1] = math.nan
     view = {"transposed": x.t(), "strided": x[:, ::2], "broadcast": x[:1].expand(64, CHUNK)}.get(layout, x)
-    with MemoryWatch(x) as watch:
+    # Only what this thread does is seen.
+    with threads(1), MemoryWatch(x) as watch:
         moments(view)
-    # The two work areas, each of a chunk of float64: 4 MiB, a sixteenth of the input at most.
+    # The two work areas, each of a chunk of float64: a sixteenth of the input at most.
     assert 0 < watch.largest <= 2 * CHUNK * 8
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_does_not_count() -> None:
+    tensors = {"long": normal(50 * CHUNK + 5, dtype=torch.float32), "short": normal(3), "wide": normal(100, 10_000).t()}
+    found = []
+    for count in (1, 2, 5):
+        with threads(count):
+            found.append(moments_of_all(tensors))
+    assert found[0] == found[1] == found[2]
+    for name, tensor in tensors.items():
+        assert_same(statistics(found[0][name]), reference(tensor), tensor.numel())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float8_e5m2, torch.complex128])
