@@ -16,7 +16,7 @@ from torch import nn
 
 from lightning_init.tree import Node, Slot, Tree
 
-__all__ = ["LIBRARIES", "initialised_elsewhere"]
+__all__ = ["FILLERS", "LIBRARIES", "initialised_elsewhere"]
 
 LIBRARIES = ("timm", "transformers")
 """Their models initialise themselves when they are built or loaded."""
@@ -24,6 +24,9 @@ LIBRARIES = ("timm", "transformers")
 _LOADED = "transformers (from_pretrained)"
 _BUILT = "timm (create_model)"
 _ADAPTER = "peft (an adapter)"
+
+FILLERS = (_LOADED, _BUILT, _ADAPTER)
+"""How reports name those who have filled a parameter."""
 
 
 def initialised_elsewhere(tree: Tree) -> dict[Slot, str]:

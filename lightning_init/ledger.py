@@ -15,6 +15,7 @@ from lightning_init.errors import Fault, InitConfigError, InitWarning
 from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan
 from lightning_init.report import Coverage, Expected, InitReport, Row
+from lightning_init.report.roles import is_scale, padding, units
 from lightning_init.settings import Settings
 from lightning_init.sharding import described, is_sharded
 from lightning_init.steps import LoadStep
@@ -52,6 +53,7 @@ class Ledger:
         kept: The places of the rules that protect parameters.
         elsewhere: The libraries that had filled parameters.
         loaded: The places of the rules whose checkpoint a parameter holds now.
+        overwrites: The places of the rules whose checkpoint, or the libraries whose weights, were written over.
         loads: The checkpoints that were read.
         warnings: What is probably not meant.
         notes: What the user may want to know.
@@ -62,6 +64,7 @@ class Ledger:
     kept: dict[str, str] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
+    overwrites: dict[str, str] = field(default_factory=dict)
     loads: list[LoadStep] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -77,6 +80,7 @@ class Ledger:
         self.notes += [note for note in plan.notes if note not in self.notes]
         self.kept.update({slot.name: where for slot, where in plan.kept.items()})
         self.elsewhere.update({slot.name: by for slot, by in plan.elsewhere.items()})
+        self.overwrites.update({slot.name: by for slot, by in plan.overwrites.items()})
         return fresh
 
     def filled(self, name: str, by: Written) -> None:
@@ -101,8 +105,11 @@ class Ledger:
         """
         over: dict[str, list[str]] = {}
         for name in names:
-            if name in self.loaded:
-                over.setdefault(f"over weights that the checkpoint of {self.loaded.pop(name)} loaded", []).append(name)
+            before = self.loaded.pop(name, None)
+            if before is not None:
+                over.setdefault(f"over weights that the checkpoint of {before} loaded", []).append(name)
+            if before or name in self.elsewhere:
+                self.overwrites[name] = before or self.elsewhere[name]
             if name in self.kept:
                 keeper = f"what {self.kept[name]} keeps from rules and checkpoints, but not from code"
                 over.setdefault(keeper, []).append(name)
@@ -169,13 +176,21 @@ class Ledger:
             source=written.source,
             expected=written.expected,
             kept_by=self.kept.get(slot.name) or elsewhere,
+            overwrites=self.overwrites.get(slot.name) if slot.name in self.written else None,
+            units=units(slot),
+            is_scale=is_scale(slot),
+            padding=padding(slot),
         )
 
 
 def _coverage(step: LoadStep) -> Coverage:
     match = step.match
-    lacking = (*match.missing, *(it.name for it in match.mismatched), *match.dropped)
-    return Coverage(step.source, match.source, tuple(match.loaded), lacking, match.unexpected)
+
+    def names(found: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(step.slots[name][0].name for name in found))
+
+    lacking = names([*match.missing, *(it.name for it in match.mismatched), *match.dropped])
+    return Coverage(step.source, match.source, names(match.loaded), lacking, match.unexpected)
 
 
 def warn(told: Sequence[str]) -> None:

@@ -80,6 +80,7 @@ class InitPlan:
     executed: frozenset[Claim] = field(default=frozenset(), repr=False, compare=False)
     kept: dict[Slot, str] = field(default_factory=dict, repr=False, compare=False)
     elsewhere: dict[Slot, str] = field(default_factory=dict, repr=False, compare=False)
+    overwrites: dict[Slot, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> PlanEntry:
         """The entry of a parameter by any of its names."""

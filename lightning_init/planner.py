@@ -215,7 +215,7 @@ class Planner:
                 if slot not in self.kept:
                     claims.append(Load(slot, rule.where, initializer.describe(), initializer, name, told, part))
             self._over_others(rule, (claim.slot for claim in claims))
-            yield LoadStep(tuple(claims), rule.where, matched, checkpoint, selection.carrier)
+            yield LoadStep(tuple(claims), rule.where, matched, checkpoint, slots, selection.carrier)
 
     def _filled_by(self, override: Rule, selection: Selection) -> set[Slot]:
         """What an override writes over what its rule has loaded."""

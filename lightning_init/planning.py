@@ -114,7 +114,10 @@ def make_plan(
         raise InitConfigError(faults + planner.checkpoint_faults)
     if planner.checkpoint_faults:
         raise CheckpointError(planner.checkpoint_faults)
-    overwritten, notes = _over_checkpoints(steps, so_far.loaded)
+    overwritten, notes, overwrites = _over_checkpoints(steps, so_far.loaded)
+    for claim in claims_of(flat(steps)):
+        if claim.slot in planner.elsewhere:
+            overwrites.setdefault(claim.slot, planner.elsewhere[claim.slot])
     return InitPlan(
         _entries(tree.slots if at is None else tree.part(node), steps, executed, planner),
         tuple(dict.fromkeys([*planner.warnings, *overwritten])),
@@ -123,6 +126,7 @@ def make_plan(
         frozenset(executed),
         planner.kept,
         planner.elsewhere,
+        overwrites,
     )
 
 
@@ -141,15 +145,23 @@ def _check(claim: Claim) -> Iterator[Fault]:
         yield Fault(claim.source, f"cannot fill {slot.name!r}: {obstacle}")
 
 
-def _over_checkpoints(steps: Sequence[Step], loaded_before: Mapping[Slot, str]) -> tuple[list[Fault], list[str]]:
-    """Rules, and other checkpoints, that write over weights which a checkpoint loaded."""
+def _over_checkpoints(
+    steps: Sequence[Step], loaded_before: Mapping[Slot, str]
+) -> tuple[list[Fault], list[str], dict[Slot, str]]:
+    """Rules, and other checkpoints, that write over weights which a checkpoint loaded.
+
+    Returns:
+        What is said of the rules, what of the checkpoints, and the place of the rule whose checkpoint is written over.
+    """
     loaded = dict(loaded_before)
+    overwrites: dict[Slot, str] = {}
     over: dict[tuple[str, str, bool], list[str]] = {}
     for claim in claims_of(flat(steps)):
         before = loaded.get(claim.slot)
         is_load = isinstance(claim, Load)
         if before is not None and before != claim.source and not claim.source.startswith(f"{before}.override"):
             over.setdefault((claim.source, before, is_load), []).append(claim.slot.name)
+            overwrites[claim.slot] = before
         if is_load:
             loaded[claim.slot] = claim.source
     faults = [
@@ -162,7 +174,7 @@ def _over_checkpoints(steps: Sequence[Step], loaded_before: Mapping[Slot, str]) 
         for (source, before, is_load), names in over.items()
         if is_load
     ]
-    return faults, notes
+    return faults, notes, overwrites
 
 
 def _entries(

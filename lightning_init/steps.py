@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -117,6 +117,7 @@ class LoadStep:
         source: Where it was declared.
         match: What goes where.
         checkpoint: Where from.
+        slots: What stands behind the names that the match uses: a slot, or a part of one.
         owner: The module whose step it is; None for a config that is applied alone.
     """
 
@@ -124,6 +125,7 @@ class LoadStep:
     source: str
     match: Match
     checkpoint: Checkpoint
+    slots: Mapping[str, tuple[Slot, str | None]]
     owner: Node | None = None
 
     def write(self, claim: Load) -> None:

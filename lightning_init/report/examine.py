@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_init.report.findings import Finding
+from lightning_init.report.findings import SEVERITIES, Finding
+from lightning_init.report.law_findings import law_findings
 from lightning_init.report.rows import Coverage, Row
 from lightning_init.report.signal import LayerSignal
+from lightning_init.report.source_findings import source_findings
+from lightning_init.report.value_findings import value_findings
 
 __all__ = ["examine"]
 
@@ -19,16 +22,7 @@ def examine(rows: Sequence[Row], checkpoints: Sequence[Coverage], signal: Sequen
         checkpoints: What each checkpoint filled.
         signal: What a probe measured, in the order of the forward pass.
     """
-    found = [
-        Finding(
-            "info",
-            "untouched",
-            row.name,
-            "nothing wrote it, so it keeps its constructor's values",
-            "give it a rule, or a Keep rule if that is meant",
-        )
-        for row in rows
-        if row.is_untouched
-    ]
-    del checkpoints, signal
-    return tuple(found)
+    del signal
+    loaded = {coverage.source: coverage.checkpoint for coverage in checkpoints}
+    found = [*value_findings(rows, loaded), *law_findings(rows), *source_findings(rows, checkpoints)]
+    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -108,7 +108,7 @@ class Coverage:
     Attributes:
         source: The place of its rule.
         checkpoint: The checkpoint's name.
-        loaded: The names of the parameters and buffers that it filled.
+        loaded: The qualified names of the parameters and buffers that it filled.
         missing: Those in the rule's scope that no key stands for, or whose key was skipped or dropped.
         unexpected: The keys that nothing took.
     """
