@@ -2,40 +2,29 @@
 
 Run it from the root of the repository: ``python -m tests.benchmarks.pretrained``. Every figure is taken in processes
 of their own, by turns, so that one way does not profit from another. The model is built and all its memory touched
-before the clock starts; ranks start together, and the slowest counts.
-
-- seconds: the median over the rounds, the file being in the page cache.
-- anonymous MiB: the most that a rank had on top of the model while it loaded, as another process sees it
-  (``RssAnon``). Pages of a mapped file do not count, since the kernel can drop them.
-- read MiB: what one round read from the disk, all ranks together, after the file was dropped from the page cache.
+before the clock starts; ranks start together, and the slowest counts. Seconds are the median over the rounds, the file
+being in the page cache; what is read is that of a round before, without it. What the figures are,
+`tests.benchmarks.measuring` says.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lightning_init import init_weights
 from lightning_init.text import columns
-from tests.distributed.harness import find_free_port
-from tests.forks import clean_context
+from tests.benchmarks.measuring import MIB, Figures, drop_from_cache, machine, measure
 
-MIB = 2**20
 WIDTH = 2048
 """A layer of this width has 16 MiB of weights."""
 
@@ -102,100 +91,20 @@ def write_files(folder: Path, layers: int) -> None:
     save_file(state, folder / "w.safetensors")
 
 
-def _status(name: str, pid: int | str | None = "self") -> int:
-    """A line of ``/proc/<pid>/status``, in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(name)
-
-
-def _disk_bytes() -> int:
-    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(lines["read_bytes"])
-
-
-def be_rank(index: int, path: str, layers: int, rank: int, ranks: int, port: int, told: Connection) -> None:
-    """One rank of one measurement, in a process of its own; sends what it measured."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks))
-    # As launchers share the cores out.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
-    way = WAYS[index]
-    model = build(layers)
+def job(index: int, path: Path, layers: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """What is measured of one way."""
+    way, model = WAYS[index], build(layers)
     # What is done once in a program, such as imports, does not belong to the loading.
-    way.load(str(Path(path).with_name(f"small-{Path(path).name}")), build(1))
-    if ranks > 1:
-        dist.init_process_group("gloo")
-        dist.barrier()
-    before, read, start = _status("RssAnon"), _disk_bytes(), time.monotonic()
-    way.load(path, model)
-    end = time.monotonic()
-    if ranks > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-    total = model.get_parameter(f"{layers - 1}.weight").detach().sum().item()
-    told.send({"before": before, "start": start, "end": end, "read": _disk_bytes() - read, "sum": total})
+    way.load(str(path.with_name(f"small-{path.name}")), build(1))
+    checked = model.get_parameter(f"{layers - 1}.weight")
+    return partial(way.load, str(path), model), lambda: checked.detach().sum().item()
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What one round of one way on some ranks measured."""
-
-    seconds: float
-    anonymous: float
-    read: float
-    checksum: float
-
-
-def measure(index: int, path: Path, ranks: int, layers: int, *, cold: bool) -> Figures:
+def _measured(index: int, path: Path, ranks: int, layers: int, *, cold: bool) -> Figures:
     """One round."""
     if cold:
-        _drop_from_cache(path)
-    port = find_free_port()
-    context = clean_context(["mmengine.model", "safetensors.torch"])
-    processes: list[tuple[BaseProcess, Connection]] = []
-    for rank in range(ranks):
-        ours, theirs = context.Pipe()
-        arguments = (index, os.fspath(path), layers, rank, ranks, port, theirs)
-        process = context.Process(target=be_rank, args=arguments)
-        process.start()
-        processes.append((process, ours))
-    with ThreadPoolExecutor(ranks) as pool:
-        told = list(pool.map(lambda each: _follow(*each), processes))
-    start = min(each["start"] for each, _ in told)
-    return Figures(
-        seconds=max(each["end"] for each, _ in told) - start,
-        anonymous=max(
-            max((held for at, held in held_at if each["start"] <= at <= each["end"]), default=each["before"])
-            - each["before"]
-            for each, held_at in told
-        )
-        / MIB,
-        read=sum(each["read"] for each, _ in told) / MIB,
-        checksum=told[0][0]["sum"],
-    )
-
-
-def _follow(process: BaseProcess, told: Connection) -> tuple[dict[str, Any], list[tuple[float, int]]]:
-    """What a rank tells, and its anonymous memory over time, seen from outside."""
-    held: list[tuple[float, int]] = []
-    while process.is_alive() and not told.poll(0.002):
-        try:
-            held.append((time.monotonic(), _status("RssAnon", process.pid)))
-        except (OSError, KeyError):
-            break  # it has just ended
-    if not told.poll():
-        raise RuntimeError("a rank ended without a result; its traceback is above")
-    measured: dict[str, Any] = told.recv()
-    process.join()
-    return measured, held
-
-
-def _drop_from_cache(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    os.fsync(file)
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(file)
+        drop_from_cache(path)
+    return measure(partial(job, index, path, layers), ranks, preload=["mmengine.model", "safetensors.torch"])
 
 
 def table(layers: int, rounds: int, worlds: list[int]) -> Iterator[list[str]]:
@@ -214,12 +123,12 @@ def table(layers: int, rounds: int, worlds: list[int]) -> Iterator[list[str]]:
 
 
 def _rows(folder: Path, ranks: int, layers: int, rounds: int) -> Iterator[list[str]]:
-    cold = [measure(i, folder / way.file, ranks, layers, cold=True) for i, way in enumerate(WAYS)]
+    cold = [_measured(i, folder / way.file, ranks, layers, cold=True) for i, way in enumerate(WAYS)]
     warm: list[list[Figures]] = [[] for _ in WAYS]
     for _ in range(rounds):
         for i, way in enumerate(WAYS):
-            warm[i].append(measure(i, folder / way.file, ranks, layers, cold=False))
-    assert len({figures.checksum for figures in cold}) == 1, "the ways loaded different weights"
+            warm[i].append(_measured(i, folder / way.file, ranks, layers, cold=False))
+    assert len({result for figures in cold for result in figures.results}) == 1, "the ways loaded different weights"
     seconds = [statistics.median(figures.seconds for figures in each) for each in warm]
     best = min(second for second, way in zip(seconds, WAYS, strict=True) if "lightning_init" not in way.name)
     for i, way in enumerate(WAYS):
@@ -237,9 +146,8 @@ def main() -> None:
     arguments = parser.parse_args()
     layers = arguments.mib * MIB // (4 * WIDTH * WIDTH)
     rows = list(table(layers, arguments.rounds, arguments.ranks))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    print(f"{arguments.mib} MiB of float32 in layers of 16 MiB; torch {torch.__version__}, {os.cpu_count()} cores,")
-    print(f"{memory:.0f} GiB; ratio: to the fastest of the other ways in this run\n")
+    print(f"{arguments.mib} MiB of float32 in layers of 16 MiB; {machine()}")
+    print("ratio: to the fastest of the other ways in this run\n")
     print(columns(rows))
 
 

@@ -41,7 +41,7 @@ def put_together(checkpoint: Checkpoint, key: str, share: Share, like: Tensor) -
     return found
 
 
-@pytest.fixture(params=[1, 24, 2**22])
+@pytest.fixture(params=[1, 24, 2**20])
 def _most_copied(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How much is copied at once where values lie crookedly in their file: less than a row, two rows, all."""
     monkeypatch.setattr(mapped, "_MOST_COPIED", request.param)

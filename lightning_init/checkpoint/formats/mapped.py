@@ -18,7 +18,7 @@ from lightning_init.sharding import Share
 
 __all__ = ["MappedFile", "misplaced"]
 
-_MOST_COPIED = 2**22
+_MOST_COPIED = 2**20
 """Bytes of values that are copied out of a file at once, where a row of a tensor is not larger."""
 
 
