@@ -20,6 +20,7 @@ from lightning_init import PretrainedInit
 from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.engine import execute
 from lightning_init.settings import Settings, Sync
+from lightning_init.storage import Storage
 from tests.checkpoint.files import save_legacy, save_safetensors, save_zip
 from tests.checkpoint.folders_of_torch import save
 from tests.distributed.harness import run_ranks
@@ -113,7 +114,7 @@ def taken(rule: dict[str, Any], sync: Sync = "rank_zero_first") -> float:
     net = build()
     gc.collect()
     with Watch() as watch:
-        execute(net, Settings(seed=0, sync=sync), init_cfg=rule, meta_to=torch.device("cpu"))
+        execute(net, Settings(seed=0, sync=sync), init_cfg=rule, storage=Storage(torch.device("cpu")))
     most: float = watch.most - watch.before
     return most
 
