@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_init import distributed
 from lightning_init.config import is_initialised
+from lightning_init.gathering import reshard
 from lightning_init.ledger import warn
 from lightning_init.plan import InitPlan
 from lightning_init.planning import make_plan
@@ -147,6 +148,7 @@ def execute(
         storage: What tensors on ``meta`` get; without it they are errors.
         tell: Takes the lines of information, on rank zero.
     """
+    reshard(module)
     tree = Tree(module)
     run = Run(tree, settings, storage or Storage(), init_cfg)
     shapes = ExitStack()

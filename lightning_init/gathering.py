@@ -1,4 +1,4 @@
-"""What is spread over ranks as a whole: tensors for code that knows only whole ones, and figures of all shares."""
+"""Whole tensors in place of those that are spread over ranks, and back, for code that knows only one of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import reduce
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_init import distributed
@@ -17,6 +18,20 @@ from lightning_init.sharding import copy_, described, is_sharded, whole
 __all__ = ["gathered", "joined"]
 
 T = TypeVar("T")
+
+
+def reshard(module: nn.Module) -> None:
+    """Lets FSDP2 put its shares back into a module, with all below it.
+
+    Behind a forward pass the outermost one of its modules holds whole weights still. What is written to them is lost.
+    """
+    if not dist.is_available():
+        return
+    from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415  # not in every build of torch
+
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 @contextmanager

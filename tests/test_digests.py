@@ -125,3 +125,10 @@ def test_parameters_are_left_alone() -> None:
     assert digest([weight]) == digest([torch.ones(3)])
     assert weight.requires_grad
     assert weight.grad is None
+
+
+@pytest.mark.parametrize("n", [1, BLOCK, BLOCK + 3])
+def test_storage_can_be_resized_afterwards(n: int) -> None:
+    tensor = torch.ones(n)
+    digest([tensor])
+    tensor.untyped_storage().resize_(0)
