@@ -15,7 +15,7 @@ from lightning_init import distributed
 from lightning_init.errors import InitError
 from lightning_init.sharding import copy_, described, is_sharded, whole
 
-__all__ = ["gathered", "joined"]
+__all__ = ["gathered", "joined", "reshard"]
 
 T = TypeVar("T")
 
