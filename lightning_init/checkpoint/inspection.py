@@ -22,7 +22,7 @@ from lightning_init.checkpoint.slots import targets
 from lightning_init.errors import Fault, InitConfigError, did_you_mean
 from lightning_init.text import columns
 
-__all__ = ["InspectedKey", "Inspection", "inspect"]
+__all__ = ["InspectedKey", "Inspection", "inspect", "offered"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,10 @@ class Inspection:
                 return found
         raise KeyError(key)
 
+    def keys_by_name(self) -> dict[str, str]:
+        """The keys that have a name in the module, or that are offered under one, by that name."""
+        return {it.name: it.key for it in self.keys if it.name is not None}
+
     def __str__(self) -> str:
         rows = [("key", "shape", "dtype", "state", "name", "")]
         rows += [
@@ -108,12 +112,17 @@ def inspect(checkpoint: str | os.PathLike[str], module: nn.Module | None = None,
     initializer = PretrainedInit(checkpoint, **arguments)
     with initializer.open() as opened:
         if module is None:
-            return _offered(opened, initializer.key_rules)
+            return offered(opened, initializer.key_rules)
         slots = tree.slots(module)
         return _matched(opened, initializer.match(opened, targets(slots)), initializer.key_rules)
 
 
-def _offered(checkpoint: Checkpoint, rules: KeyRules) -> Inspection:
+def offered(checkpoint: Checkpoint, rules: KeyRules) -> Inspection:
+    """What an open checkpoint offers, and under which names, to whatever module.
+
+    Raises:
+        CheckpointError: It has no key below the prefix, or several keys have one name.
+    """
     keys = Keys(checkpoint.entries, rules, checkpoint.source)
     below = set(keys.below)
 

@@ -17,6 +17,8 @@ __all__ = ["NEEDED", "main"]
 
 _COMMANDS = {
     "plan": "which rule writes which parameter of a model, before anything is written",
+    "inspect": "what the weights of a checkpoint are",
+    "diff": "in what two checkpoints, or two reports, differ",
 }
 
 NEEDED = ("jsonargparse", "docstring_parser", "yaml")
