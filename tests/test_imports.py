@@ -153,6 +153,7 @@ ORDER = [
     "materialize",
     "admission",
     "ledger",
+    "foresight",
     "storage",
     "writer",
     "forest",

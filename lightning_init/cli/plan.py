@@ -16,8 +16,11 @@ from lightning_init.cli.targets import FORM, load_target
 from lightning_init.cli.troubles import FAULT, CommandError
 from lightning_init.console import print_table
 from lightning_init.errors import InitError
+from lightning_init.foresight import foreseen
 from lightning_init.plan import InitPlan
 from lightning_init.planning import build_plan
+from lightning_init.report.tables import finding_lines
+from lightning_init.tree import Tree
 
 __all__ = ["plan"]
 
@@ -48,7 +51,7 @@ _TARGET = (
     "of a .py file"
 )
 _INIT_CFG = "a YAML or JSON file with a rule or a list of rules, in place of the model's own init_cfg"
-_STRICT = "exit with 1 on any warning: what `strict=True` refuses in training"
+_STRICT = "exit with 1 on any warning: what `strict=True` refuses in training, and what else is found"
 _REQUIRE_ALL = "exit with 1 if nothing writes a parameter, or takes a checkpoint's key: what `require_all=True` refuses"
 _SETUP = 'also run `LightningModule.setup("fit")`, for the layers that it makes'
 _DEVICE = "where the model is built; cpu for code that needs the numbers in its tensors"
@@ -89,8 +92,10 @@ def plan(argv: Sequence[str]) -> int:
     except InitError as error:
         raise CommandError(f"{type(error).__name__}: {error}", FAULT) from None
     rows, legend = made.overview()
-    print_table(rows, [*filter(None, [str(legend)]), *made.told(), *(f"note: {note}" for note in notes)])
-    return _judged(made, given)
+    # The plan tells of the others itself.
+    found = finding_lines(it for it in foreseen(made, Tree(module)) if it.severity != "info")
+    print_table(rows, [*filter(None, [str(legend)]), *found, *made.told(), *(f"note: {note}" for note in notes)])
+    return _judged(made, given, len(found) + len(made.warnings))
 
 
 def _add_arguments_of(target: Callable[..., Any], parser: ArgumentParser) -> None:
@@ -113,10 +118,10 @@ def _arguments(parser: ArgumentParser, given: Namespace) -> Mapping[str, Any]:
     return dict(vars(made.args)) if "args" in made else {}
 
 
-def _judged(made: InitPlan, given: Namespace) -> int:
+def _judged(made: InitPlan, given: Namespace, warnings: int) -> int:
     told = []
-    if given.strict and made.warnings:
-        told.append(f"{len(made.warnings)} {'warnings' if made.warnings[1:] else 'warning'} (--strict)")
+    if given.strict and warnings:
+        told.append(f"{warnings} {'warning' if warnings == 1 else 'warnings'} (--strict)")
     if given.require_all:
         told += [f"{name}: nothing writes it (--require_all)" for name in made.untouched()]
         told += [f"{key}: nothing takes it (--require_all)" for key in made.unexpected()]

@@ -65,6 +65,25 @@ class Bound(Late):
         self.width = self.trainer.world_size
 
 
+class Frozen(nn.Module):
+    init_cfg = [dict(type="Normal", layer="Linear"), dict(type="Constant", name="constant", val=1)]
+
+    def __init__(self):
+        super().__init__()
+        self.random = nn.Linear(1, 1).requires_grad_(False)
+        self.constant = nn.Linear(1, 1).requires_grad_(False)
+        self.written = OfMethod()
+
+
+class OfMethod(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+        self.requires_grad_(False)
+
+    def init_weights(self):
+        nn.init.ones_(self.weight)
+
+
 class Numbers(nn.Module):
     def __init__(self):
         super().__init__()

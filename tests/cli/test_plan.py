@@ -75,6 +75,17 @@ class TestPlan:
         status, _, err = run(*arguments, "--require_all")
         assert (status, err) == (1, "lightning-init plan: rules.yaml: more: nothing takes it (--require_all)\n")
 
+    def test_what_can_be_found_before_anything_is_written(self, run: Command, folder: Path) -> None:
+        status, out, err = run("plan", "nets.py:Frozen", "--strict")
+        assert (status, err) == (1, "lightning-init plan: 1 warning (--strict)\n")
+        told = [line for line in out.splitlines() if line.startswith("warning: ")]
+        assert [line.partition(": it wants no gradient")[0] for line in told] == ["warning: random.weight"]
+        torch.save({"head.bias": torch.ones(2)}, folder / "w.pth")
+        (folder / "rules.yaml").write_text("{type: Pretrained, checkpoint: w.pth}")
+        status, out, _ = run("plan", "nets.py:LitNet", "--args.hidden=3", "--init_cfg=rules.yaml", "--strict")
+        assert status == 1
+        assert "warning: rules.yaml: 'w.pth' filled 1 of the 4 parameters in its scope" in out
+
 
 class TestLightningModules:
     def test_configure_model_is_run_and_setup_on_demand(self, run: Command) -> None:
@@ -99,7 +110,7 @@ class TestFaults:
         ("target", "told"),
         [
             ("nets.py:LitNt", "'nets.py' has no 'LitNt'; did you mean 'LitNet'?"),
-            ("nets.py:Zzzzzzzz", "'nets.py' has no 'Zzzzzzzz'; of models, there are 'Bound', 'Late', 'LitNet', "),
+            ("nets.py:Zzzzzzzz", "'nets.py' has no 'Zzzzzzzz'; of models, there are 'Bound', 'Frozen', 'Late', 'Lit"),
             ("nest.py:LitNet", "there is no file 'nest.py'; did you mean 'nets.py'?"),
             ("src/nets.py:LitNet", "there is no file 'src/nets.py'; there is no folder 'src'"),
             ("nest:LitNet", "there is no module 'nest'; did you mean 'nets'?"),

@@ -1,0 +1,36 @@
+"""What is remarkable about a plan before anything is written."""
+
+from __future__ import annotations
+
+from lightning_init.ledger import Ledger, Written
+from lightning_init.plan import InitPlan
+from lightning_init.report.findings import Finding
+from lightning_init.report.rows import Expected
+from lightning_init.settings import Settings
+from lightning_init.steps import Call, FillStep, LoadStep, flat
+from lightning_init.tree import Tree
+
+__all__ = ["foreseen"]
+
+
+def foreseen(plan: InitPlan, tree: Tree) -> tuple[Finding, ...]:
+    """The findings of the report that an initialisation would leave, except those that need values.
+
+    Args:
+        plan: The plan.
+        tree: What it was made for. What a method may write counts as written by it.
+    """
+    ledger = Ledger(Settings())
+    ledger.take_plan(plan)
+    for step in flat(plan.steps):
+        if isinstance(step, FillStep):
+            for claim in step.claims:
+                if claim in plan.executed:
+                    by = Written(claim.source, claim.what, Expected.of(claim.expected), claim.is_random)
+                    ledger.filled(claim.slot.name, by)
+        elif isinstance(step, LoadStep):
+            ledger.read(step, [(claim.slot.name, claim.what) for claim in step.claims if claim in plan.executed])
+        elif isinstance(step, Call):
+            for slot in step.covers:
+                ledger.written[slot.name] = Written(step.source)
+    return ledger.report(tree, None).findings
