@@ -135,6 +135,7 @@ ORDER = [
     "report.examine",
     "report.measuring",
     "report.tables",
+    "report.diff",
     "report.json_format",
     "report.plots.style",
     "report.plots.names",

@@ -18,13 +18,15 @@ __all__ = ["report_of_checkpoint"]
 def report_of_checkpoint(initializer: PretrainedInit, *, histograms: bool = False, track: Track = iter) -> InitReport:
     """Measures what a ``Pretrained`` would load. One tensor at a time is in memory; no code of the file is run.
 
+    Buffers have rows as well. Its findings are those that statistics alone give, so none is about rules.
+
     Args:
         initializer: The checkpoint, and which of its keys are wanted under which names.
         histograms: Count how the values are spread as well, into `Row.histogram`.
         track: Called with the names whose values are going to be read.
 
     Returns:
-        A report without a module, with one row for each tensor.
+        A report without a module, with one row for each tensor; rows have no layer and no source.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -39,11 +41,19 @@ def report_of_checkpoint(initializer: PretrainedInit, *, histograms: bool = Fals
 def _row(opened: Checkpoint, key: str, name: str, *, histograms: bool) -> Row:
     entry = opened.entries[key]
     tensor = opened.read(key)
-    # Not of what is quantized.
     readable = {name: tensor} if is_measurable(tensor) else {}
     moments = moments_of_all(readable)
     spread = histograms_of_all(readable, moments) if histograms else {}
     measured = {known: statistics(found) for known, found in moments.items()}
+    # Without a module, name and shape have to tell a weight matrix.
+    is_matrix = name.rpartition(".")[2] == "weight" and tensor.dim() > 1 and min(tensor.shape[:2]) > 1
     return Row(
-        name, (), entry.shape, entry.dtype, statistics=measured.get(name), histogram=spread.get(name), trainable=False
+        name,
+        (),
+        entry.shape,
+        entry.dtype,
+        device="",
+        units=tensor.shape[0] if is_matrix else 0,
+        statistics=measured.get(name),
+        histogram=spread.get(name),
     )

@@ -14,6 +14,7 @@ from torch import nn
 from lightning_init.errors import InitError, did_you_mean
 from lightning_init.report import json_format
 from lightning_init.report.columns import COLUMNS, Cell, cells
+from lightning_init.report.diff import ReportDiff, difference
 from lightning_init.report.examine import examine
 from lightning_init.report.findings import Finding
 from lightning_init.report.json_format import Parts
@@ -242,6 +243,28 @@ class InitReport:
             InitError: There are no histograms, or matplotlib (the extra ``plot``) is not installed.
         """
         return draw_histograms(self.rows)
+
+    def diff(self, other: InitReport, *, tolerance: float = 1e-6) -> ReportDiff:
+        """What is different in another report: another seed, another config, weights before and after.
+
+        Parameters are compared column by column; where one of the two is a tensor of a file, by shape, type and
+        statistics. Statistics are compared where both have them.
+
+        Args:
+            other: The report that comes after this one.
+            tolerance: How far apart statistics may be, relative to the larger one; mean, std, min and max relative to
+                the mean magnitude, if that is larger. Zero: not at all.
+
+        Returns:
+            The difference: false if there is none, and ``print`` shows it as a table.
+
+        Raises:
+            InitError: A tolerance below zero.
+        """
+        if not tolerance >= 0:
+            raise InitError(f"tolerance: must be >= 0, got {tolerance!r}")
+        before, after = (list(zip(report.rows, report.records(), strict=True)) for report in (self, other))
+        return difference(before, after, tolerance)
 
     def overview(self) -> tuple[list[tuple[str, ...]], Legend]:
         """The rows (the header first) as a narrow table, and the legend to the numbers in its "written by"."""

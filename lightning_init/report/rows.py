@@ -49,7 +49,8 @@ class Row:
         aliases: The other names of a tied parameter.
         shape: Its shape.
         dtype: The type of its elements; brought up to date by `InitReport.measure`.
-        device: Where it is, as torch writes it; brought up to date by `InitReport.measure`.
+        device: Where it is, as torch writes it; brought up to date by `InitReport.measure`. Empty for a tensor of a
+            file.
         trainable: It wants a gradient; brought up to date by `InitReport.measure`.
         layer: The class of the module that holds it; empty for a tensor of a file.
         initializer: The declared initializer with its arguments; None where a method or nothing wrote it.
