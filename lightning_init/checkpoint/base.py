@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -100,6 +100,23 @@ class Checkpoint(ABC):
         whole = self.read(key)
         for here, there in mine.cut((0,) * whole.dim(), whole.shape):
             yield here, whole[there]
+
+    def load(self, key: str, into: Iterable[tuple[Tensor, Share]], device: torch.device) -> None:
+        """Copies the values under one of the entries to where they belong.
+
+        Args:
+            key: The entry.
+            into: Local tensors, and which parts of a tensor of its shape they are; their type and device count.
+            device: Over which device the values go there.
+
+        Raises:
+            CheckpointError: The values cannot be read.
+            KeyError: There is no such entry.
+        """
+        with torch.no_grad():
+            for tensor, mine in into:
+                for here, values in self.pieces(key, mine):
+                    tensor[here].copy_(values.to(device))
 
     def close(self) -> None:  # noqa: B027 - most formats hold nothing open
         """Lets the file go. Nothing can be read afterwards."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_init import distributed
 from lightning_init.checkpoint.base import Checkpoint, Entry
+from lightning_init.sharding import Share
 
 __all__ = ["BroadcastCheckpoint"]
 
@@ -19,7 +20,7 @@ __all__ = ["BroadcastCheckpoint"]
 class BroadcastCheckpoint(Checkpoint):
     """A checkpoint that rank zero opens and reads for all ranks.
 
-    Making one and every `read` are collective: all ranks do the same in the same order. What fails on rank zero is
+    Making one, `read` and `load` are collective: all ranks do the same in the same order. What fails on rank zero is
     raised on every rank. In a single process it is the checkpoint itself.
 
     Args:
@@ -60,6 +61,14 @@ class BroadcastCheckpoint(Checkpoint):
         if sent is None:
             return torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
         return sent.cpu().view(entry.dtype).view(entry.shape)
+
+    def load(self, key: str, into: Iterable[tuple[Tensor, Share]], device: torch.device) -> None:
+        """Copies the values under one of the entries to where they belong; see `Checkpoint.load`."""
+        # All of it at once: ranks hold different numbers of parts, and one without any takes part as well.
+        whole = self.read(key).to(device)
+        with torch.no_grad():
+            for tensor, mine in into:
+                mine.copy(tensor, whole)
 
     def _prepare(self, key: str) -> tuple[Tensor | None, Tensor | None]:
         """The values, where they are read, and the bytes to send or to receive into, if there are any.

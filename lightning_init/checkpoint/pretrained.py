@@ -218,11 +218,8 @@ class PretrainedInit(Initializer):
         tensor = holder(slot, at)
         if tensor is None or name in found.adapted:
             copy_(slot, at, self.read(checkpoint, found, name))
-            return
-        with torch.no_grad():
-            for here, share in boxes(tensor):
-                for part, values in checkpoint.pieces(found.loaded[name], share):
-                    here[part].copy_(values.to(self._device))
+        else:
+            checkpoint.load(found.loaded[name], boxes(tensor), self._device)
 
     @property
     def _device(self) -> torch.device:

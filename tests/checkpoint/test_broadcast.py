@@ -11,6 +11,8 @@ from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
 from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from lightning_init.errors import CheckpointError, InitError
+from lightning_init.flat import FlatRange, FlatShard
+from lightning_init.sharding import boxes
 from tests.checkpoint.files import bits, save_safetensors, save_zip, tensors
 from tests.distributed.harness import run_ranks
 
@@ -36,6 +38,20 @@ def plain(found: dict[str, Tensor]) -> Read:
 
 def read_files(*paths: Path) -> list[Read]:
     return [read_all(path) for path in paths]
+
+
+def load_ranges(path: Path) -> list[list[float]]:
+    """What ranks get that hold ranges of elements, as under FSDP1: in one part, in two, none at all."""
+    found = []
+    with BroadcastCheckpoint(lambda: open_checkpoint(path)) as checkpoint:
+        for key, of_ranks in zip(checkpoint.entries, (((0, 3), (3, 12)), ((0, 12), (12, 12))), strict=True):
+            first, last = of_ranks[dist.get_rank()]
+            here = torch.zeros(last - first)
+            held = FlatRange(first, last - first, (0, 1))
+            tensor = FlatShard.of(here, held, (3, 4), dist.group.WORLD, torch.device("cpu"))
+            checkpoint.load(key, boxes(tensor), torch.device("cpu"))
+            found.append(here.tolist())
+    return found
 
 
 class Gone(Checkpoint):
@@ -76,6 +92,14 @@ def test_every_rank_gets_every_bit_and_one_opens_the_file(tmp_path: Path) -> Non
     save_safetensors(tensors(), tmp_path / "w.safetensors")
     expected = [plain(transposed), plain(tensors())]
     assert run_ranks(2, read_files, tmp_path / "w.pth", tmp_path / "w.safetensors") == [expected, expected]
+
+
+def test_ranks_that_hold_different_numbers_of_parts(tmp_path: Path) -> None:
+    values = torch.arange(12.0).view(3, 4)
+    save_zip({"w": values, "v": values}, tmp_path / "w.pth")
+    first, second = run_ranks(2, load_ranges, tmp_path / "w.pth", deadline=30)
+    assert first == [[0, 1, 2], list(range(12))]
+    assert second == [list(range(3, 12)), []]
 
 
 def test_what_fails_on_rank_zero_is_raised_on_every_rank(tmp_path: Path) -> None:
