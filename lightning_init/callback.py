@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,8 +53,9 @@ class InitWeightsCallback(callbacks.Callback):
         require_all: A parameter that nothing wrote, or a checkpoint key that nothing took, is an error.
         sync: ``"rank_zero_first"`` lets every rank read a checkpoint, rank zero before the others; with
             ``"broadcast"`` rank zero alone reads, and the others receive.
-        log: What rank zero writes to the loggers and, for ``"table"``, to the console: some of ``"scalars"``,
-            ``"table"``, ``"histograms"``; ``()`` for nothing.
+        log: What rank zero writes to the loggers and, for ``"table"``, to the console: some of ``"table"``,
+            ``"scalars"``, ``"figure"``, ``"histograms"``, ``"artifact"``; ``()`` for nothing. The README has a table of
+            what each logger shows.
 
     Attributes:
         report: What every parameter of the module in the last ``fit`` started from; on every rank, and measured at the
@@ -74,7 +76,7 @@ class InitWeightsCallback(callbacks.Callback):
         strict: bool = False,
         require_all: bool = False,
         sync: Sync = "rank_zero_first",
-        log: str | Sequence[str] = ("scalars", "table"),
+        log: str | Sequence[str] = ("table", "scalars"),
     ) -> None:
         faults: list[Fault] = []
         with _collected(faults, "InitWeightsCallback"):
@@ -212,11 +214,11 @@ class InitWeightsCallback(callbacks.Callback):
                     callback.setup(trainer, pl_module, "fit")
 
     def _measure_and_log(self, report: InitReport, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        report.measure(trainer.strategy.model, compare_ranks=True)
+        report.measure(trainer.strategy.model, histograms="histograms" in self.contents, compare_ranks=True)
         if distributed.rank() != 0:
             return
         if self.contents:
-            log_report(report, trainer.loggers, self.contents, pl_module)
+            log_report(report, trainer.loggers, self.contents)
         if "table" in self.contents:
             show(report)
 
@@ -247,6 +249,8 @@ def _contents(log: str | Sequence[str]) -> tuple[str, ...]:
         for item in given
         if item not in CONTENTS
     ]
+    if "figure" in given and not importlib.util.find_spec("matplotlib"):
+        faults.append(Fault("log", 'a figure needs matplotlib: pip install "lightning-init[plot]"'))
     if faults:
         raise InitConfigError(faults)
     return given

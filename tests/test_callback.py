@@ -53,7 +53,7 @@ class TestArguments:
                 strict=1,  # type: ignore[arg-type]
                 require_all=None,  # type: ignore[arg-type]
                 sync="first",  # type: ignore[arg-type]
-                log=("scalar", "table", "figure"),
+                log=("scalar", "table", "movie"),
             )
         assert {fault.where for fault in info.value.faults} == {
             "InitWeightsCallback.init_cfg[0].type",
@@ -62,7 +62,7 @@ class TestArguments:
         }
         assert [fault.what for fault in info.value.faults if fault.where.endswith("log")] == [
             "cannot hold 'scalar'; did you mean 'scalars'?",
-            "cannot hold 'figure'; there are 'histograms', 'scalars', 'table'",
+            "cannot hold 'movie'; there are 'artifact', 'figure', 'histograms', 'scalars', 'table'",
         ]
 
     @pytest.mark.parametrize("seed", [True, 1.0, "1"])
@@ -83,7 +83,7 @@ class TestArguments:
     def test_one_name_for_log_may_stand_alone(self) -> None:
         assert InitWeightsCallback(log="table").contents == ("table",)
         assert InitWeightsCallback(log=["histograms"]).contents == ("histograms",)
-        assert InitWeightsCallback().contents == ("scalars", "table")
+        assert InitWeightsCallback().contents == ("table", "scalars")
 
     def test_options_are_by_name_only(self) -> None:
         with pytest.raises(TypeError, match="positional"):

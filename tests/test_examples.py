@@ -59,7 +59,7 @@ def check_plan_of_quickstart(plan: str) -> None:
 
 def check_logs_of_quickstart(log_dir: Path) -> None:
     with (log_dir / "init_stats.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["parameter"]: row for row in csv.DictReader(file)}
+        rows = {row["name"]: row for row in csv.DictReader(file)}
     assert len(rows) == 11
     # -log((1 - 0.2) / 0.2) = -log(4), in float32.
     assert float(rows["head.bias"]["mean"]) == pytest.approx(-1.3862944, rel=1e-6)

@@ -162,6 +162,15 @@ ORDER = [
     "run",
     "engine",
     "modules",
+    "loggers.page",
+    "loggers.material",
+    "loggers.console",
+    "loggers.tensorboard",
+    "loggers.wandb",
+    "loggers.mlflow",
+    "loggers.csv_files",
+    "loggers.other",
+    "loggers.dispatch",
     "loggers",
     "hooks",
     "fsdp",
@@ -184,8 +193,17 @@ ORDER = [
 """The modules from the bottom to the top; the empty name is the package itself."""
 
 HEAVY = {
-    "lightning": {"loggers", "hooks", "fsdp", "strategies", "callback"},
+    "lightning": {
+        *(name for name in ORDER if name.startswith("loggers.")),
+        "hooks",
+        "fsdp",
+        "strategies",
+        "callback",
+    },
+    "mlflow": set(),
+    "tensorboard": {"loggers.tensorboard"},
     "torchmetrics": {"metrics"},
+    "wandb": {"loggers.wandb"},
 }
 """Third-party packages that only some modules may import."""
 

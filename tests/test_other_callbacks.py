@@ -106,7 +106,7 @@ class TestRuns:
 
     def test_several_loggers_are_told(self, tmp_path: Path) -> None:
         loggers = [CSVLogger(tmp_path, "csv"), TensorBoardLogger(tmp_path, "board")]
-        trainer(tmp_path, InitWeightsCallback(log="scalars"), logger=loggers).fit(Net())
+        trainer(tmp_path, InitWeightsCallback(log="table"), logger=loggers).fit(Net())
         assert list((tmp_path / "csv").rglob("init_stats.csv"))
         assert list((tmp_path / "board").rglob("events.out*"))
 

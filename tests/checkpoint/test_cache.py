@@ -29,6 +29,7 @@ from lightning_init.checkpoint.sources.locate import locate
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.servers import Answer, Web, web_server
 from tests.forks import clean_context
+from tests.mounts import mounted
 
 BODY = bytes(range(256)) * 4000
 HALF = len(BODY) // 2
@@ -166,23 +167,6 @@ def test_an_interrupted_download(web: Web, home: Path) -> None:
         assert interrupted.process.exitcode == 1
     assert not (home / "hub" / "checkpoints" / "w.pth").exists()
     assert locate(url).read_bytes() == BODY
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """A file system of its own in a folder, if this machine lets the tests mount one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", *options, str(folder)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount")
-    if done.returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("length", [None, -2])
