@@ -27,6 +27,7 @@ from lightning_init.modules import BaseModule, ModuleDict, ModuleList, Sequentia
 from lightning_init.plan import InitPlan
 from lightning_init.planning import build_plan
 from lightning_init.report import InitReport
+from lightning_init.skipping import skip_default_init
 
 __all__ = [
     "INITIALIZERS",
@@ -64,6 +65,7 @@ __all__ = [
     "initialize",
     "kaiming_init",
     "normal_init",
+    "skip_default_init",
     "trunc_normal_init",
     "uniform_init",
     "xavier_init",

@@ -19,6 +19,7 @@ from lightning_init.report import InitReport
 from lightning_init.rng import draw_seed
 from lightning_init.run import Run, running
 from lightning_init.settings import RngDevice, Settings
+from lightning_init.skipping import left_out
 from lightning_init.storage import Storage
 from lightning_init.text import some
 from lightning_init.tree import Tree
@@ -155,6 +156,8 @@ def execute(
 
     def prepare() -> InitPlan:
         shapes.enter_context(unflattened(module))
+        if not alone:
+            run.storage.blank |= left_out(tree)
         plan = make_plan(
             tree,
             init_cfg=init_cfg,

@@ -1,4 +1,4 @@
-"""Gives storage to modules that were built on ``meta``, and finds what would stay unset memory."""
+"""Gives storage to modules that were built on ``meta``, and finds what would stay unset memory there and elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from lightning_init.wrappers import class_name
 
 __all__ = ["UNSET", "MetaPlan", "allocate", "has_meta", "materialize", "plan_meta", "reset", "with_storage"]
 
-UNSET = "was built on the meta device, and no rule and no reset_parameters would set it; give it a rule"
+UNSET = (
+    "has no values yet (it was built on the meta device, or with skip_default_init), and no rule and no "
+    "reset_parameters would set it; give it a rule"
+)
 """What is wrong with a tensor that would stay unset memory."""
 
 
@@ -44,7 +47,7 @@ def plan_meta(
     Args:
         tree: The module tree.
         written: The slots that rules and checkpoints write.
-        blank: What was on ``meta`` before it got its storage.
+        blank: What has storage, and no values in it.
     """
     slot_of: dict[tuple[nn.Module, str], Slot] = dict(tree.slot_of)
     for slot in tree.slots:
@@ -100,9 +103,7 @@ def allocate(tree: Tree, device: torch.device) -> Callable[[], None]:
     return undo
 
 
-def reset(
-    tree: Tree, node: Node, attributes: Sequence[str], seed: int, device: torch.device
-) -> tuple[list[str], list[str]]:
+def reset(tree: Tree, node: Node, attributes: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
     """Runs a module's ``reset_parameters``.
 
     Args:
@@ -110,7 +111,6 @@ def reset(
         node: The module.
         attributes: Those that it has to set.
         seed: The seed of the initialisation.
-        device: Where its tensors are.
 
     Returns:
         The names of what it wrote, and of those attributes that it left unset.
@@ -123,7 +123,8 @@ def reset(
         return own | {slot.name: slot.tensors for slot in tree.covered(node)}
 
     stage = f"{class_name(node.module)}.reset_parameters"
-    with gathered(node.module, stage), isolated(seed, node.path, {device}), Tracker(snapshot) as tracker:
+    devices = {getattr(node.module, name).device for name in attributes}
+    with gathered(node.module, stage), isolated(seed, node.path, devices), Tracker(snapshot) as tracker:
         node.module.reset_parameters()  # type: ignore[operator]  # plan_meta has looked at it
         written = tracker.take()
     return written, [name for name in names.values() if name not in written]
@@ -135,7 +136,7 @@ def materialize(tree: Tree, device: torch.device, blank: AbstractSet[tuple[nn.Mo
     Args:
         tree: The module tree; nothing happens if it has nothing on ``meta``.
         device: Where to.
-        blank: What was on ``meta`` before it got its storage.
+        blank: What has storage, and no values in it.
 
     Raises:
         InitConfigError: A buffer that no checkpoint holds has no ``reset_parameters`` either.
@@ -145,7 +146,7 @@ def materialize(tree: Tree, device: torch.device, blank: AbstractSet[tuple[nn.Mo
         raise InitConfigError([Fault(name, UNSET) for name in plan.unset])
     allocate(tree, device)
     for node, attributes in plan.resets.items():
-        _, unset = reset(tree, node, attributes, 0, device)
+        _, unset = reset(tree, node, attributes, 0)
         if unset:
             raise InitConfigError([Fault(name, UNSET) for name in unset])
 

@@ -26,7 +26,7 @@ class Storage:
 
     Attributes:
         device: Where to; None if tensors on ``meta`` are errors.
-        blank: The places of tensors that were given storage before, and hold whatever was in that memory.
+        blank: The places of tensors that have storage, and hold whatever was in that memory.
     """
 
     device: torch.device | None = None
@@ -41,7 +41,7 @@ class Storage:
         Returns:
             What would certainly stay unset memory.
         """
-        if self.device is None:
+        if self.device is None and not self.blank:
             return []
         certain = {entry.name for entry in plan if entry.winner}
         self._plan = plan_meta(tree, {slot for slot in tree.slots if slot.name in certain}, self.blank)
@@ -54,12 +54,11 @@ class Storage:
         Raises:
             InitConfigError: A ``reset_parameters`` leaves memory unset that nothing else will write.
         """
-        if self.device is None:
-            return
-        self._undo = allocate(tree, self.device)
+        if self.device is not None:
+            self._undo = allocate(tree, self.device)
         left: list[str] = []
         for node, attributes in self._plan.resets.items():
-            written, unset = reset(tree, node, attributes, seed, self.device)
+            written, unset = reset(tree, node, attributes, seed)
             source = f"{class_name(node.module)}.reset_parameters"
             ledger.written.update({name: Written(source) for name in written})
             left += unset

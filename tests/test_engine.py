@@ -417,12 +417,13 @@ class TestOnlyWinnersAreExecuted:
         rule = pretrained(tmp_path / "w.pth", {"x.weight": 3, "x.bias": 3}, override=self.counting("over", name="x"))
         net = Holder(rule, x=linear())
         read = []
+        write = PretrainedInit.write
 
-        def count(initializer: PretrainedInit, checkpoint: Checkpoint, found: Match, name: str) -> torch.Tensor:
+        def count(initializer: PretrainedInit, checkpoint: Checkpoint, found: Match, name: str, *rest: Any) -> None:
             read.append(name)
-            return checkpoint.read(found.loaded[name])
+            write(initializer, checkpoint, found, name, *rest)
 
-        monkeypatch.setattr(PretrainedInit, "read", count)
+        monkeypatch.setattr(PretrainedInit, "write", count)
         init_weights(net)
         assert values(net) == {"x.weight": 0.5, "x.bias": 0.25}
         assert read == []

@@ -155,6 +155,7 @@ ORDER = [
     "admission",
     "ledger",
     "foresight",
+    "skipping",
     "storage",
     "writer",
     "forest",
