@@ -17,7 +17,7 @@ from lightning_init.checkpoint.formats.safetensors_files import SafetensorsCheck
 from lightning_init.checkpoint.formats.sharded import ShardedCheckpoint
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import Save, bits, save_legacy, save_safetensors, save_zip, tensors
-from tests.distributed.harness import run_script
+from tests.checkpoint.memory import needs_proc, read_one_by_one
 
 EVERY_KIND = pytest.mark.parametrize("save", [save_zip, save_legacy, save_safetensors])
 
@@ -349,31 +349,7 @@ def test_json_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert told(path) == "INDEX starts as JSON does, but is too large for an index of shards; name a checkpoint"
 
 
-MEASURE = """
-import re, sys
-from pathlib import Path
-from lightning_init.checkpoint.formats.recognise import open_checkpoint
-
-def anonymous():
-    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-small, *large = map(Path, sys.argv[1:])
-# What opening and reading load once, such as modules, is no part of a checkpoint.
-with open_checkpoint(small) as checkpoint:
-    [checkpoint.read(key).sum().item() for key in checkpoint.entries]
-for path in large:
-    before = peak = anonymous()
-    with open_checkpoint(path) as checkpoint:
-        for key in checkpoint.entries:
-            tensor = checkpoint.read(key)
-            total = tensor.sum().item()
-            peak = max(peak, anonymous())
-            del tensor
-        print(f"{len(checkpoint.entries)} read, {peak - before:.1f} MiB more")
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is known from Linux alone")
+@needs_proc
 def test_memory_is_that_of_the_largest_tensor(tmp_path: Path) -> None:
     paths = []
     for save in (save_zip, save_safetensors):
@@ -384,10 +360,7 @@ def test_memory_is_that_of_the_largest_tensor(tmp_path: Path) -> None:
             save({f"{number}.{part}": torch.full((2**20,), float(part)) for part in range(2)}, folder / f"{number}")
             weight_map |= {f"{number}.{part}": f"{number}" for part in range(2)}
         paths.append(write_index(folder, weight_map))
-    script = tmp_path / "measure.py"
-    script.write_text(MEASURE)
-    printed = run_script([script, write(tmp_path), *paths])
-    found = [float(more) for more in re.findall(r"16 read, (-?[0-9.]+) MiB more", printed)]
-    assert len(found) == 2, printed
     # The largest tensor has 4 MiB, all of them together 64.
-    assert max(found) < 4 + 4
+    for count, most, total in read_one_by_one(write(tmp_path), paths):
+        assert (count, total) == (16, 8 * 2**20)
+        assert most < 4 + 4

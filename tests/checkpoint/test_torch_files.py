@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -23,6 +21,7 @@ from lightning_init.checkpoint.formats.recognise import open_checkpoint
 from lightning_init.checkpoint.formats.torch_files import TorchCheckpoint
 from lightning_init.errors import CheckpointError
 from tests.checkpoint.files import Save, bits, save_legacy, save_zip
+from tests.checkpoint.memory import needs_proc, read_one_by_one
 from tests.checkpoint.pickled import Foreign, legacy, refusal, tensor, write_zip
 
 EVERY_PICKLE = pytest.mark.parametrize("save", [save_zip, save_legacy])
@@ -332,43 +331,16 @@ def test_views_of_storages_in_an_old_legacy_file(tmp_path: Path) -> None:
     assert "ends at byte 32 of a storage of 28" in refusal(tmp_path / "w.pth")
 
 
-MEASURE = """
-import sys
-from pathlib import Path
-import torch
-from lightning_init.checkpoint.formats.recognise import open_checkpoint
-
-def anonymous():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-for name in sys.argv[2:]:
-    # What the first reading takes for itself does not count.
-    open_checkpoint(Path(sys.argv[1])).close()
-    start, peak, total = anonymous(), 0, 0.0
-    with open_checkpoint(Path(name)) as checkpoint:
-        for key in checkpoint.entries:
-            value = checkpoint.read(key)
-            total += value[:: 2**18].sum().item() + value[-1].item()
-            peak = max(peak, anonymous() - start)
-            del value
-    print(peak, total)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone tells anonymous memory")
+@needs_proc
 def test_no_more_memory_than_the_largest_tensor(tmp_path: Path) -> None:
-    # 8 tensors of 32 MiB
-    content = {f"w{i}": torch.full((2**23,), float(i)) for i in range(8)}
+    # 8 tensors of 16 MiB
+    content = {f"w{i}": torch.full((2**22,), float(i)) for i in range(8)}
     paths = [tmp_path / name for name in ("small.pth", "zip.pth", "legacy.pth")]
     save_zip({"w": torch.ones(2)}, paths[0])
     save_zip(content, paths[1])
     save_legacy(content, paths[2])
-    assert min(path.stat().st_size for path in paths[1:]) > 2**28
-    command = [sys.executable, "-c", MEASURE, *map(str, paths)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
-    for line, most in zip(done.stdout.splitlines(), (2**12, 2**15 + 2**12), strict=True):
-        # Values of a zip archive are seen where they lie; of a legacy file they are copied one by one.
-        peak, total = line.split()
-        assert float(total) == sum(range(8)) * 33
-        assert int(peak) < most  # KiB
+    assert min(path.stat().st_size for path in paths[1:]) > 2**27
+    # Values of a zip archive are seen where they lie; of a legacy file they are copied one by one.
+    for (_, most, total), limit in zip(read_one_by_one(paths[0], paths[1:]), (4, 16 + 4), strict=True):
+        assert total == sum(range(8)) * 2**22
+        assert most < limit

@@ -24,10 +24,9 @@ from torch import Tensor
 from lightning_init import InitWarning, InitWeightsCallback, init_weights
 from lightning_init.distributed import rank
 from lightning_init.settings import Sync
-from tests.distributed.harness import run_ranks, run_script
+from tests.distributed.harness import run_ranks
 from tests.distributed.models import LitNet, RecordingDDP, TimedInit, Told, digests, fit, told
-
-ROOT = Path(__file__).parents[2]
+from tests.distributed.scripts import run_function
 
 UNTOUCHED = {"plain.weight", "plain.bias"}
 """What no rule of `LitNet` writes."""
@@ -392,7 +391,7 @@ def test_a_table_that_rank_zero_cannot_print_ends_all_ranks(job: list[Job]) -> N
     assert one.message.startswith("rank 0 failed in 'the log': OSError: the console is closed")
 
 
-# Launchers, each in a script of its own.
+# Launchers, each in a process of its own.
 
 
 def launched(callback: InitWeightsCallback, strategy: str) -> dict[str, Any]:
@@ -401,12 +400,11 @@ def launched(callback: InitWeightsCallback, strategy: str) -> dict[str, Any]:
     return {"digests": written(digests(module)), "has_report": callback.report is not None}
 
 
-def script_of_processes_that_return(folder: str) -> None:
-    """Launchers whose main process trains nothing itself."""
-    found = {
-        strategy: launched(InitWeightsCallback(seed=5, log=()), strategy) for strategy in ("ddp_fork", "ddp_spawn")
-    }
-    (Path(folder) / "main.json").write_text(json.dumps(found), encoding="utf-8")
+def processes_that_return() -> dict[str, dict[str, Any]]:
+    """Launchers whose main process trains nothing itself: this one, which is no rank of a job for them."""
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        del os.environ[name]
+    return {strategy: launched(InitWeightsCallback(seed=5, log=()), strategy) for strategy in ("ddp_fork", "ddp_spawn")}
 
 
 def script_of_ddp(folder: str) -> None:
@@ -422,35 +420,18 @@ def script_of_ddp(folder: str) -> None:
     bad()
 
 
-def script(folder: Path, function: Callable[[str], None]) -> list[str | Path]:
-    path = folder / "script.py"
-    path.write_text(
-        f"import sys\n\nfrom {__name__} import {function.__name__}\n\nif __name__ == '__main__':\n"
-        f"    {function.__name__}(sys.argv[1])\n",
-        encoding="utf-8",
-    )
-    return [path, folder]
-
-
-@pytest.fixture
-def environment(loopback: int) -> dict[str, str]:
-    return {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def test_fork_and_spawn_return_the_declared_weights_and_no_report(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_fork_and_spawn_return_the_declared_weights_and_no_report() -> None:
     alone = written(standalone_with_a_seed().digests)
-    run_script(script(tmp_path, script_of_processes_that_return), env=environment, deadline=100)
-    found = json.loads((tmp_path / "main.json").read_text(encoding="utf-8"))
     expected = {"digests": alone, "has_report": False}
+    (found,) = run_ranks(1, processes_that_return, process_group=False, deadline=100)
     assert found == {"ddp_fork": expected, "ddp_spawn": expected}
 
 
-def test_the_script_launcher_initialises_every_process_and_ends_them_all(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+@pytest.mark.usefixtures("loopback")
+def test_the_script_launcher_initialises_every_process_and_ends_them_all(tmp_path: Path) -> None:
     alone = written(standalone_with_a_seed().digests)
     with pytest.raises(AssertionError, match="ended with 1") as failure:
-        run_script(script(tmp_path, script_of_ddp), env=environment, deadline=100)
+        run_function(script_of_ddp, tmp_path, deadline=100)
     zero, one = (json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8")) for i in range(2))
     assert zero["good"] == one["good"] == {"digests": alone, "has_report": True}
     for found in (zero["bad"], one["bad"]):

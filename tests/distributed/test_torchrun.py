@@ -1,9 +1,11 @@
-"""`init_weights` in plain torch under torchrun, on one node and on two with caches of their own."""
+"""`init_weights` in plain torch under torchrun, on two nodes with caches of their own."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,29 +21,13 @@ from tests.distributed.guarantees import assert_guarantees
 from tests.distributed.models import LitNet, digests, told
 from tests.distributed.scripts import Found, attempts, found_by, keep, torchrun
 
+HELD = {"plain.weight": torch.full((2, 2), 7.0), "plain.bias": torch.full((2,), 8.0)}
+
 
 def script(folder: str) -> None:
     dist.init_process_group("gloo")
     found = {f"{case} (in DDP)": outcome for case, outcome in attempts(folder, DistributedDataParallel).items()}
-    keep(folder, {**attempts(folder, lambda module: module), **found})
-    dist.destroy_process_group()
-
-
-def fetched(folder: str) -> None:
-    dist.init_process_group("gloo")
-    torch.manual_seed(0)
-    url = (Path(folder) / "url").read_text(encoding="utf-8")
-    module = LitNet({"type": "Pretrained", "checkpoint": url, "name": "plain"})
-
-    def load() -> dict[str, str]:
-        init_weights(module, seed=5)
-        return digests(module)
-
-    keep(folder, {"fetched": told(load)})
-
-
-def fails_on_the_last(folder: str) -> None:
-    dist.init_process_group("gloo")
+    keep(folder, {**attempts(folder, lambda module: module), **found, "fetched": told(lambda: fetched(folder))})
     module = LitNet()
     if rank() == 3:
         module.init_cfg = {"type": "Norml", "layer": "Linear"}
@@ -49,49 +35,72 @@ def fails_on_the_last(folder: str) -> None:
     init_weights(module)
 
 
+def fetched(folder: str) -> dict[str, str]:
+    torch.manual_seed(0)
+    url = (Path(folder) / "url").read_text(encoding="utf-8")
+    module = LitNet({"type": "Pretrained", "checkpoint": url, "name": "plain"})
+    init_weights(module, seed=5)
+    return digests(module)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What two nodes of two ranks did.
+
+    Attributes:
+        outputs: What each node wrote, as an error if it failed.
+        ranks: What each rank saw before the end.
+        body: The file that they fetched.
+        asked: How often they did.
+        homes: Where each node has its cache.
+    """
+
+    outputs: list[str | AssertionError]
+    ranks: list[Found]
+    body: bytes
+    asked: int
+    homes: list[Path]
+
+
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     folder = tmp_path_factory.mktemp("torchrun")
-    (output,) = torchrun(script, folder)
-    assert isinstance(output, str), output
-    return found_by(folder, 2)
+    body = safetensors.torch.save(HELD)
+    name = f"/w-{hashlib.sha256(body).hexdigest()[:8]}.safetensors"
+    homes = [folder / "home0", folder / "home1"]
+    with web_server() as web:
+        (folder / "url").write_text(web.serve(name, Answer(body)), encoding="utf-8")
+        outputs = torchrun(script, folder, nodes=[{"TORCH_HOME": str(home)} for home in homes], deadline=100)
+        assert len(list(folder.glob("*.json"))) == 4, outputs
+        yield Job(outputs, found_by(folder, 4), body, web.asked(name), homes)
 
 
-def test_ranks_agree_and_errors_reach_all_of_them(ranks: list[Found]) -> None:
-    assert_guarantees(ranks)
+def test_ranks_agree_and_errors_reach_all_of_them(job: Job) -> None:
+    assert_guarantees(job.ranks)
 
 
-def test_so_they_do_behind_ddp(ranks: list[Found]) -> None:
+def test_so_they_do_behind_ddp(job: Job) -> None:
     ending = " (in DDP)"
     assert_guarantees(
-        [{case.removesuffix(ending): found[case] for case in found if case.endswith(ending)} for found in ranks]
+        [{case.removesuffix(ending): found[case] for case in found if case.endswith(ending)} for found in job.ranks]
     )
 
 
-def test_each_node_fetches_once_into_its_own_cache_and_all_ranks_agree(tmp_path: Path) -> None:
-    held = {"plain.weight": torch.full((2, 2), 7.0), "plain.bias": torch.full((2,), 8.0)}
-    body = safetensors.torch.save(held)
-    homes = [tmp_path / "home0", tmp_path / "home1"]
-    with web_server() as web:
-        name = f"/w-{hashlib.sha256(body).hexdigest()[:8]}.safetensors"
-        (tmp_path / "url").write_text(web.serve(name, Answer(body)), encoding="utf-8")
-        outputs = torchrun(fetched, tmp_path, nodes=[{"TORCH_HOME": str(home)} for home in homes])
-        assert all(isinstance(output, str) for output in outputs), outputs
-        assert web.asked(name) == 2
-    for home in homes:
+def test_each_node_fetches_once_into_its_own_cache_and_all_ranks_agree(job: Job) -> None:
+    assert job.asked == 2
+    for home in job.homes:
         (kept,) = home.rglob("*.safetensors")
-        assert kept.read_bytes() == body
-    ranks = [found["fetched"] for found in found_by(tmp_path, 4)]
+        assert kept.read_bytes() == job.body
+    ranks = [found["fetched"] for found in job.ranks]
     assert not any(found.error for found in ranks), ranks
     assert all(found.value == ranks[0].value for found in ranks)
     expected = LitNet()
-    expected.load_state_dict(held, strict=False)
+    expected.load_state_dict(HELD, strict=False)
     assert ranks[0].value["plain.weight"] == digests(expected)["plain.weight"]
 
 
-def test_one_node_that_fails_ends_all(tmp_path: Path) -> None:
-    outputs = torchrun(fails_on_the_last, tmp_path, nodes=[{}, {}])
-    for output in outputs:
+def test_one_node_that_fails_ends_all(job: Job) -> None:
+    for output in job.outputs:
         assert isinstance(output, AssertionError)
         assert "ended with 1" in str(output)
         assert re.search(
