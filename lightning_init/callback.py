@@ -191,7 +191,7 @@ class InitWeightsCallback(callbacks.Callback):
         everything = distributed.from_rank_zero("the seed of seed_everything", _seed_everything)
         seed = self.settings.seed if self.settings.seed is not None else everything
         # The flat parameters of FSDP hang on its wrapper.
-        module, storage = trainer.strategy.model or pl_module, fsdp.storage(trainer.strategy)
+        module, storage = trainer.strategy.model or pl_module, fsdp.storage(trainer.strategy, pl_module)
         try:
             self.report = execute(
                 module,

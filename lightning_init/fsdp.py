@@ -50,9 +50,7 @@ class _Allocation:
             return made
         found = self._made[id(tensor)][1]()
         if found is None or getattr(found, "_fsdp_flattened", False):
-            raise InitError(
-                f"{name!r} is tied to a parameter of another FSDP unit; FSDP ties them within one unit only"
-            )
+            raise InitError(f"{name!r} is tied to a parameter of another FSDP unit; tie them within one unit")
         return found
 
 
@@ -68,10 +66,23 @@ def release(strategy: Strategy) -> None:
         del strategy.kwargs[_HOOK]
 
 
-def storage(strategy: Strategy) -> Storage:
-    """What tensors on ``meta`` get under a strategy, or have got from `prepare` already."""
-    hook = strategy.kwargs.get(_HOOK) if isinstance(strategy, FSDPStrategy) else None
-    return Storage(strategy.root_device, hook.blank if isinstance(hook, _Allocation) else frozenset())
+def storage(strategy: Strategy, pl_module: pl.LightningModule) -> Storage:
+    """What tensors on ``meta`` get under a strategy, or have got from `prepare` already.
+
+    Raises:
+        InitError: Ranks had different ones on ``meta``.
+    """
+    if not isinstance(strategy, FSDPStrategy):
+        return Storage(strategy.root_device)
+    hook = strategy.kwargs.get(_HOOK)
+    blank = hook.blank if isinstance(hook, _Allocation) else frozenset()
+    nodes = Tree(pl_module).nodes
+    names = sorted(join(nodes[module].path, name) for module, name in blank)
+    if any(others != names for others in distributed.from_all("what was on the meta device", names)):
+        raise InitError(
+            "some ranks have built on the meta device what others have built with values; do the same on every rank"
+        )
+    return Storage(strategy.root_device, blank)
 
 
 def gets_storage_later(strategy: Strategy, pl_module: pl.LightningModule) -> bool:

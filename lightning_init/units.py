@@ -26,32 +26,23 @@ def has_units(module: nn.Module) -> bool:
 def unflattened(module: nn.Module) -> Iterator[None]:
     """Puts a `FlatShard` in the place of every parameter that FSDP1 has flattened, under its own name and shape.
 
-    Units whose parameters are gathered by ``summon_full_params`` are left as they are.
-
     Args:
         module: The module, with its wrappers: those hold the flat parameters. Nothing happens without any.
 
     Raises:
-        InitError: A flat parameter is out of reach, or is one of tensors that are spread over ranks themselves.
+        InitError: A flat parameter is out of reach, or gathered, or one of tensors that are spread themselves.
     """
     handles = [handle for unit in filter(is_fsdp, module.modules()) if (handle := _handle(unit)) is not None]
     with ExitStack() as undo:
         for handle in handles:
-            if _is_flat(handle):
-                _unflatten(handle, undo)
-        if all(map(_is_flat, handles)):
-            _refuse_strays(module)
+            _unflatten(handle, undo)
+        _refuse_strays(module)
         yield
 
 
 def _handle(unit: nn.Module) -> Any:
     """What torch keeps of a unit; None if it has no parameters."""
     return getattr(unit, "_handle", None)
-
-
-def _is_flat(handle: Any) -> bool:
-    idle: bool = handle._training_state.name == "IDLE"
-    return idle
 
 
 def _unflatten(handle: Any, undo: ExitStack) -> None:
@@ -61,6 +52,9 @@ def _unflatten(handle: Any, undo: ExitStack) -> None:
             f"{flat._fqns[0]!r} is spread by FSDP1 and by tensor parallel at once, which lightning_init does not know; "
             f"use FSDP2 (fully_shard, ModelParallelStrategy)"
         )
+    if handle._training_state.name != "IDLE":
+        # What replaces a parameter would be lost when it is let go.
+        raise InitError(f"{flat._fqns[0]!r} is gathered by FSDP; do this outside of summon_full_params, where it works")
     # After a forward pass a unit may still have its gathered weights, and would use them in the next one.
     if handle.uses_sharded_strategy and hasattr(flat, "_full_param_padded") and not handle.needs_unshard():
         handle.reshard(free_unsharded_flat_param=True)

@@ -12,12 +12,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from lightning_init import (
     InitConfigError,
-    InitError,
     InitWarning,
     InitWeightsCallback,
     WeightStatistics,
@@ -457,23 +455,3 @@ class TestRefusals:
             trainer(tmp_path, first, second).fit(module)
         assert_equal(weights(module), before)
         assert not {"setup", "configure_model", "is_init"} & set(vars(module))
-
-    def test_strategies_that_cannot_run_here(self, tmp_path: Path) -> None:
-        class SingleDeviceXLAStrategy(SingleDeviceStrategy):
-            pass
-
-        class DeepSpeedStrategy(DDPStrategy):
-            pass
-
-        class Own(SingleDeviceStrategy):
-            pass
-
-        for strategy, refused in ((DeepSpeedStrategy(), True), (SingleDeviceXLAStrategy(), True), (Own(), False)):
-            run, module = trainer(tmp_path), Net()
-            run._accelerator_connector.strategy = strategy
-            if refused:
-                with pytest.raises(InitError, match=f"under {type(strategy).__name__}; it works on a single device"):
-                    InitWeightsCallback(log=()).setup(run, module, "fit")
-            else:
-                InitWeightsCallback(log=()).setup(run, module, "fit")
-            assert ("setup" in vars(module)) is not refused
