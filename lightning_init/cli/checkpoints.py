@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_init.checkpoint.pretrained import PretrainedInit
+from lightning_init.cli.troubles import CommandError
+from lightning_init.errors import InitError
+from lightning_init.report import InitReport, report_of_checkpoint
 
-__all__ = ["ADDRESSES", "add_which_weights", "pretrained", "with_progress"]
+__all__ = ["ADDRESSES", "add_which_weights", "is_report", "pretrained", "read_report", "with_progress"]
 
 T = TypeVar("T")
 
@@ -44,6 +48,25 @@ def pretrained(checkpoint: str, given: Namespace, *, sha256: str | None = None) 
         include=given.include,
         exclude=given.exclude,
     )
+
+
+def is_report(path: str) -> bool:
+    """It is a file that a report was written to, by its ending; indices of shards are checkpoints."""
+    return path.endswith(".json") and not path.endswith(".index.json")
+
+
+def read_report(path: str, given: Namespace, *, sha256: str | None = None) -> InitReport:
+    """The report in a file, or one of the weights in a checkpoint.
+
+    Raises:
+        CommandError: It cannot be read.
+    """
+    try:
+        if is_report(path):
+            return InitReport.from_json(Path(path))
+        return report_of_checkpoint(pretrained(path, given, sha256=sha256), track=with_progress)
+    except InitError as error:
+        raise CommandError(f"{type(error).__name__}: {error}") from None
 
 
 def with_progress(wanted: Sequence[T]) -> Iterable[T]:

@@ -1,12 +1,20 @@
-"""``lightning-init diff``: in what the weights of two checkpoints differ."""
+"""``lightning-init diff``: in what two checkpoints, or two reports, differ."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
 from lightning_init.checkpoint.comparison import Difference, compare
-from lightning_init.cli.checkpoints import ADDRESSES, add_which_weights, pretrained, with_progress
+from lightning_init.cli.checkpoints import (
+    ADDRESSES,
+    add_which_weights,
+    is_report,
+    pretrained,
+    read_report,
+    with_progress,
+)
 from lightning_init.cli.parsers import make_parser, parse
 from lightning_init.cli.troubles import FAULT, CommandError
 from lightning_init.console import print_table
@@ -17,7 +25,8 @@ __all__ = ["diff"]
 _DESCRIPTION = """\
 Prints in what the weights of two checkpoints differ: what was removed, added, or changed, bit by bit.
 
-Both may be in any format, and one pair of tensors at a time is read. No code that a file brings is run."""
+Both may be in any format, and one pair of tensors at a time is read. No code that a file brings is run.
+If one is a report (a .json file, as `InitReport.to_json` and `inspect --json` write it), statistics are compared."""
 
 _EPILOG = """\
 The options say which weights are meant in both.
@@ -49,6 +58,11 @@ def diff(argv: Sequence[str]) -> int:
     parser.add_argument("b", metavar="B", type=str, help="likewise")
     add_which_weights(parser)
     given = parse(parser, argv)
+    if is_report(given.a) or is_report(given.b):
+        difference = read_report(given.a, given).diff(read_report(given.b, given))
+        if difference:
+            sys.stdout.write(f"{difference}\n")
+        return FAULT if difference else 0
     try:
         found = compare(pretrained(given.a, given), pretrained(given.b, given), with_progress)
     except InitError as error:

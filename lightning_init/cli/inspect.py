@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from lightning_init.cli.checkpoints import ADDRESSES, add_which_weights, pretrained, with_progress
+from lightning_init.cli.checkpoints import ADDRESSES, add_which_weights, read_report
 from lightning_init.cli.parsers import make_parser, parse
 from lightning_init.cli.troubles import FAULT, CommandError
 from lightning_init.console import print_table
 from lightning_init.errors import InitError
 from lightning_init.moments import STATISTICS
 from lightning_init.report import InitReport
-from lightning_init.report.checkpoints import report_of_checkpoint
 from lightning_init.report.columns import dtype_text, shape_text
 from lightning_init.report.tables import finding_lines
 
@@ -21,7 +20,8 @@ __all__ = ["inspect"]
 _DESCRIPTION = """\
 Prints what the weights of a checkpoint are: shapes, types, statistics, and what is remarkable about them.
 
-One tensor at a time is read. No code that a file brings is run."""
+One tensor at a time is read. No code that a file brings is run. A report in a
+.json file, as `InitReport.to_json` and `--json` write it, is shown likewise."""
 
 _EPILOG = """\
 exit status:
@@ -55,11 +55,7 @@ def inspect(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print all of it as JSON instead of the table")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if something is a warning or an error")
     given = parse(parser, argv)
-    try:
-        rule = pretrained(given.checkpoint, given, sha256=given.sha256)
-        report = report_of_checkpoint(rule, track=with_progress)
-    except InitError as error:
-        raise CommandError(f"{type(error).__name__}: {error}") from None
+    report = read_report(given.checkpoint, given, sha256=given.sha256)
     if given.plot is not None:
         _draw(report, given.plot)
     if given.json:

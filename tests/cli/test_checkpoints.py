@@ -118,6 +118,20 @@ class TestDiff:
             "1 with other values, 1 of another type, 1 of another shape, 1 only in A, 1 only in B\n"
         )
 
+    def test_reports(self, run: Command, files: Path) -> None:
+        (files / "w.json").write_text(run("inspect", "w.pth", "--json")[1])
+        assert run("inspect", "w.json") == run("inspect", "w.pth")
+        assert run("diff", "w.json", "w.json") == run("diff", "w.json", "dcp") == (0, "", "")
+        torch.save({**WEIGHTS, "encoder.bias": torch.ones(2, dtype=torch.bfloat16)}, files / "other.pth")
+        status, out, err = run("diff", "w.json", "other.pth")
+        assert (status, err) == (1, "")
+        assert ["encoder.bias", "mean", "0.25", "1"] in [line.split() for line in out.splitlines()]
+        assert "encoder.weight" not in out
+        (files / "no.json").write_text("{}")
+        status, out, err = run("diff", "w.json", "no.json")
+        assert (status, out) == (2, "")
+        assert "'no.json' is no report" in err
+
     def test_nothing_to_compare_is_not_the_same(self, run: Command, files: Path) -> None:
         status, _, err = run("diff", "w.pth", "w.pth", "--include=decoder.*")
         assert (status, err) == (
