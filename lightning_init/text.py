@@ -8,7 +8,7 @@ __all__ = ["Legend", "columns", "markdown", "quoted", "some"]
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Aligned columns, two spaces apart.
+    """Aligned columns, two spaces apart; what does not print, such as a line's end, is escaped.
 
     >>> print(columns([("name", "shape"), ("head.weight", "10x4")]))
     name         shape
@@ -16,9 +16,16 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "") -> str:
     """
     if not rows:
         return ""
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(f"{indent}{line}".rstrip() for line in lines)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -66,6 +66,8 @@ class InitReport:
         self.seed = seed
         self.signal = tuple(signal)
         self._module: weakref.ref[nn.Module] | None = None if module is None else weakref.ref(module)
+        # The rows by all of their names, and the rows that this is of.
+        self._index: tuple[tuple[Row, ...], dict[str, Row]] = ((), {})
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -79,10 +81,13 @@ class InitReport:
         Raises:
             KeyError: There is no such parameter; the message names the nearest.
         """
-        for row in self.rows:
-            if name == row.name or name in row.aliases:
-                return row
-        raise KeyError(f"no parameter {name!r}; {did_you_mean(name, (row.name for row in self.rows))}")
+        of, index = self._index
+        if of is not self.rows:
+            index = {each: row for row in reversed(self.rows) for each in (*row.aliases, row.name)}
+            self._index = self.rows, index
+        if name not in index:
+            raise KeyError(f"no parameter {name!r}; {did_you_mean(name, (row.name for row in self.rows))}")
+        return index[name]
 
     def is_of(self, module: nn.Module) -> bool:
         """It is about this very module; a report that was pickled does not know any more."""
@@ -277,7 +282,7 @@ class InitReport:
         return f"<InitReport of {len(self.rows)} parameters, {len(self.untouched)} untouched>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_module": None}
+        return {**self.__dict__, "_module": None, "_index": ((), {})}
 
     def _told(self) -> list[str]:
         return [
