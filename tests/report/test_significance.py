@@ -33,7 +33,7 @@ def test_of_normal_numbers_it_is_exact(n: int, chance: float) -> None:
 )
 @pytest.mark.parametrize("n", [2, 5, 50, 20_000])
 def test_numbers_that_follow_their_law_seldom_raise_an_alarm(law: stats.rv_frozen, kurtosis: float, n: int) -> None:
-    level, draws = 0.01, 4000 if n < 100 else 200
+    level, draws = 0.01, 4000 if n < 100 else 100
     numbers = law.rvs((draws, n), random_state=np.random.default_rng(n))
     centre, spread = law.mean(), law.std()
     chances: list[Callable[[float, float], float]] = [
