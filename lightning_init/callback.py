@@ -22,6 +22,7 @@ from lightning_init.hooks import arm, configured, disarm, spare_meta
 from lightning_init.loggers import CONTENTS, log_report, show
 from lightning_init.materialize import has_meta
 from lightning_init.planning import check_configs
+from lightning_init.probing import check_probe, probe_run
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
 from lightning_init.strategies import check_strategy
@@ -56,6 +57,9 @@ class InitWeightsCallback(callbacks.Callback):
         log: What rank zero writes to the loggers and, for ``"table"``, to the console: some of ``"table"``,
             ``"scalars"``, ``"figure"``, ``"histograms"``, ``"artifact"``; ``()`` for nothing. The README has a table of
             what each logger shows.
+        probe: What goes through the module at the start of training, once forward and backward, to measure the signal
+            by depth: ``"example_input_array"``, ``"train_dataloader"`` (a first batch of it, which the training
+            does not miss), or a batch like those of the train dataloader. Nothing is changed by it.
 
     Attributes:
         report: What every parameter of the module in the last ``fit`` started from; on every rank, and measured at the
@@ -77,6 +81,7 @@ class InitWeightsCallback(callbacks.Callback):
         require_all: bool = False,
         sync: Sync = "rank_zero_first",
         log: str | Sequence[str] = ("table", "scalars"),
+        probe: Any = None,
     ) -> None:
         faults: list[Fault] = []
         with _collected(faults, "InitWeightsCallback"):
@@ -86,8 +91,11 @@ class InitWeightsCallback(callbacks.Callback):
             self.contents = _contents(log)
         with _collected(faults):
             parse(init_cfg, _LABEL)
+        with _collected(faults, "InitWeightsCallback"):
+            check_probe(probe)
         if faults:
             raise InitConfigError(faults)
+        self.probe = probe
         self.init_cfg = plain(init_cfg)
         self.report: InitReport | None = None
         self._restored = False
@@ -142,6 +150,8 @@ class InitWeightsCallback(callbacks.Callback):
         if self.report is None or not self._unlogged:
             return
         self._unlogged = False
+        if self.probe is not None:
+            self.report.signal, self.report.probe_error = probe_run(trainer, pl_module, self.probe)
         distributed.together("the log", partial(self._measure_and_log, self.report, trainer, pl_module))
 
     def _settle(self, pl_module: pl.LightningModule) -> None:

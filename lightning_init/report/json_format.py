@@ -1,10 +1,10 @@
 """A report as JSON, and back.
 
 The text is an object with ``"format": "lightning_init.report"``, a ``"version"``, ``"seed"``, ``"rows"``,
-``"checkpoints"``, ``"signal"``, ``"warnings"``, ``"notes"`` and, for readers, ``"findings"``, which are derived from
-the rest when it is read back. A row has the names of `lightning_init.report.columns.COLUMNS` and some more. Numbers
-keep all their digits; those that JSON lacks are the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, which
-``float()`` of Python and ``Number()`` of JavaScript understand. What is not there is ``null``.
+``"checkpoints"``, ``"signal"``, ``"probe_error"``, ``"warnings"``, ``"notes"`` and, for readers, ``"findings"``, which
+are derived from the rest when it is read back. A row has the names of `lightning_init.report.columns.COLUMNS` and some
+more. Numbers keep all their digits; those that JSON lacks are the strings ``"NaN"``, ``"Infinity"`` and
+``"-Infinity"``, which ``float()`` of Python and ``Number()`` of JavaScript understand. What is not there is ``null``.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Parts:
     rows: Sequence[Row]
     checkpoints: Sequence[Coverage]
     signal: Sequence[LayerSignal]
+    probe_error: str
     warnings: Sequence[str]
     notes: Sequence[str]
     seed: int | None
@@ -57,6 +58,7 @@ def dumps(parts: Parts, findings: Iterable[Finding]) -> str:
         "rows": [_of_row(row, codes.get(row.name, ())) for row in parts.rows],
         "checkpoints": [asdict(coverage) for coverage in parts.checkpoints],
         "signal": [asdict(layer) for layer in parts.signal],
+        "probe_error": parts.probe_error,
         "warnings": parts.warnings,
         "notes": parts.notes,
         "findings": [asdict(finding) for finding in found],
@@ -88,6 +90,7 @@ def loads(text: str, source: str) -> Parts:
         [_row(node) for node in whole.nodes("rows")],
         [_coverage(node) for node in whole.nodes("checkpoints")],
         [_layer(node) for node in whole.nodes("signal")],
+        whole.get("probe_error", str),
         whole.texts("warnings"),
         whole.texts("notes"),
         whole.get("seed", int, type(None)),

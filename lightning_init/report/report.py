@@ -46,6 +46,7 @@ class InitReport:
         notes: What was told besides.
         seed: The seed of the random streams; None if nothing was initialised.
         signal: What a batch became on its way through the model, layer by layer; empty without a probe.
+        probe_error: Why a probe that was asked for measured nothing; empty if it did not fail.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class InitReport:
         notes: Sequence[str] = (),
         seed: int | None = None,
         signal: Sequence[LayerSignal] = (),
+        probe_error: str = "",
     ) -> None:
         self.rows: tuple[Row, ...] = tuple(rows)
         self.checkpoints = tuple(checkpoints)
@@ -65,6 +67,7 @@ class InitReport:
         self.notes = tuple(notes)
         self.seed = seed
         self.signal = tuple(signal)
+        self.probe_error = probe_error
         self._module: weakref.ref[nn.Module] | None = None if module is None else weakref.ref(module)
         # The rows by all of their names, and the rows that this is of.
         self._index: tuple[tuple[Row, ...], dict[str, Row]] = ((), {})
@@ -106,7 +109,7 @@ class InitReport:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is remarkable, the worst first; what needs statistics only once they are measured."""
-        return examine(self.rows, self.checkpoints, self.signal)
+        return examine(self.rows, self.checkpoints, self.signal, self.probe_error)
 
     def measure(
         self, module: nn.Module | None = None, *, histograms: bool = False, compare_ranks: bool = False
@@ -193,7 +196,7 @@ class InitReport:
         Args:
             path: A file to write it to as well; it is written anew.
         """
-        parts = Parts(self.rows, self.checkpoints, self.signal, self.warnings, self.notes, self.seed)
+        parts = Parts(self.rows, self.checkpoints, self.signal, self.probe_error, self.warnings, self.notes, self.seed)
         text = json_format.dumps(parts, self.findings)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
@@ -225,6 +228,7 @@ class InitReport:
             notes=parts.notes,
             seed=parts.seed,
             signal=parts.signal,
+            probe_error=parts.probe_error,
         )
 
     def plot(self) -> Figure:

@@ -19,6 +19,8 @@ class LayerSignal:
         std: The standard deviation of its output, unbiased.
         dead: Which share of its output's units (channels, features) is zero for everything in the batch.
         gradient_std: The standard deviation of the loss's gradient with respect to its output; NaN without one.
+        kind: ``"weights"`` if it has parameters of its own, ``"norm"`` if it normalises, else ``"other"``.
+        units: How many units its output has.
     """
 
     name: str
@@ -28,3 +30,5 @@ class LayerSignal:
     std: float
     dead: float
     gradient_std: float
+    kind: str = "other"
+    units: int = 0

@@ -1,0 +1,177 @@
+"""Lends a module for a trial run, and takes it back as if nothing had happened.
+
+While it is lent, copies stand in place of its parameters, buffers and other tensors, so whatever the run writes or
+accumulates, it does to copies; the hooks of others on the parameters (of DDP, of a fused optimizer) do not run. What
+else modules keep in attributes (lists, dicts, counters, hooks, the training mode) is put back from a note of it. Not
+undone is what happens inside of objects of other kinds, such as an open file or a queue.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_init.errors import InitError
+from lightning_init.sharding import is_sharded
+
+__all__ = ["lent", "without_draws"]
+
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+
+
+@contextmanager
+def lent(module: nn.Module) -> Iterator[None]:
+    """Within, a module may be run in any way; afterwards it is as before, bit for bit, also if the run failed.
+
+    Parameters that are spread over ranks are not copied, since their strategy puts others in their place itself; only
+    their gradients are put back. A compiled module runs uncompiled. The copies need as much memory as the weights.
+
+    Raises:
+        InitError: The module is a ``ScriptModule``, which lets nobody put copies in.
+    """
+    modules = list(module.modules())
+    scripted = next((each for each in modules if isinstance(each, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        raise InitError(f"{type(scripted).__name__} is a ScriptModule, whose parameters cannot be lent")
+    with ExitStack() as stack:
+        stack.enter_context(without_draws({tensor.device for tensor in _held(modules)}))
+        stack.enter_context(_uncompiled())
+        gradients = [(parameter, parameter.grad) for parameter in module.parameters() if not is_lazy(parameter)]
+        stack.callback(_put_back_gradients, gradients)
+        note = _Note()
+        stack.callback(note.restore)
+        for each in modules:
+            note.take(each)
+        copies: dict[int, Tensor] = {}
+        for each in modules:
+            _put_copies(each, copies)
+        for parameter, _ in gradients:
+            parameter.grad = None
+        yield
+
+
+@contextmanager
+def without_draws(devices: set[torch.device] | None = None) -> Iterator[None]:
+    """Within, torch draws the same numbers every time; afterwards no generator has moved.
+
+    Args:
+        devices: Whose generators are seeded and put back besides the CPU's and those of all GPUs.
+    """
+    found = {device for device in devices or () if device.type not in ("cpu", "meta")}
+    if torch.cuda.is_initialized():
+        found |= {torch.device("cuda", i) for i in range(torch.cuda.device_count())}
+    with ExitStack() as stack:
+        stack.callback(random.setstate, random.getstate())
+        if (numpy := sys.modules.get("numpy")) is not None:
+            stack.callback(numpy.random.set_state, numpy.random.get_state())
+        stack.callback(torch.set_rng_state, torch.get_rng_state())
+        torch.default_generator.manual_seed(0)
+        for device in found:
+            backend = torch.get_device_module(device)
+            stack.callback(backend.set_rng_state, backend.get_rng_state(device), device)
+            with torch.device(device):
+                backend.manual_seed(0)
+        yield
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What `torch.compile` would make with our hooks in it must not be found by the training later."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+class _Note:
+    """What modules hold in their attributes, down through plain containers."""
+
+    def __init__(self) -> None:
+        self._modules: list[tuple[nn.Module, type, dict[str, Any]]] = []
+        self._containers: dict[int, tuple[Any, Any]] = {}
+
+    def take(self, module: nn.Module) -> None:
+        self._modules.append((module, module.__class__, dict(module.__dict__)))
+        for value in module.__dict__.values():
+            self._note(value)
+
+    def _note(self, value: Any) -> None:
+        if type(value) not in _CONTAINERS or id(value) in self._containers:
+            return
+        self._containers[id(value)] = (value, copy.copy(value))
+        # Not what is in a list of a million samples.
+        if len(value) <= _MOST:
+            for item in value.values() if isinstance(value, dict) else value:
+                self._note(item)
+
+    def restore(self) -> None:
+        for module, kind, attributes in self._modules:
+            # A lazy module becomes one of another class.
+            module.__class__ = kind
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        for value, held in self._containers.values():
+            value.clear()
+            (value.extend if isinstance(value, list | deque) else value.update)(held)
+
+
+_MOST = 10_000
+
+
+def _put_copies(module: nn.Module, copies: dict[int, Tensor]) -> None:
+    for table in (module._parameters, module._buffers):
+        for name, tensor in table.items():
+            if tensor is not None:
+                table[name] = _copy(tensor, copies)  # type: ignore[assignment]  # a parameter for a parameter
+    for name, value in list(module.__dict__.items()):
+        if isinstance(value, Tensor):
+            module.__dict__[name] = _copy(value, copies)
+        elif type(value) is list and any(id(item) in copies for item in value):
+            # An LSTM keeps its weights in a list as well.
+            value[:] = [copies.get(id(item), item) for item in value]
+
+
+def _copy(tensor: Tensor, copies: dict[int, Tensor]) -> Tensor:
+    if is_sharded(tensor):
+        return tensor
+    if id(tensor) not in copies:
+        copies[id(tensor)] = made = _duplicate(tensor)
+        if made.requires_grad and made.is_leaf and not is_lazy(made):
+            # Only what arrives at the layers is of interest: the gradient of a weight is dropped at once.
+            made.register_post_accumulate_grad_hook(_drop)
+    return copies[id(tensor)]
+
+
+def _duplicate(tensor: Tensor) -> Tensor:
+    if type(tensor) not in (Tensor, nn.Parameter):
+        # Quantized, lazy, or of a class that knows best how to be copied.
+        return copy.deepcopy(tensor)
+    made = tensor.detach().clone()
+    made = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    made.requires_grad_(tensor.requires_grad and tensor.is_leaf)
+    made.__dict__.update(tensor.__dict__)
+    return made
+
+
+def _drop(tensor: Tensor) -> None:
+    tensor.grad = None
+
+
+def _put_back_gradients(gradients: list[tuple[nn.Parameter, Tensor | None]]) -> None:
+    for parameter, gradient in gradients:
+        parameter.grad = gradient
+
+
+def _held(modules: list[nn.Module]) -> Iterator[Tensor]:
+    tables: Callable[[nn.Module], tuple[Any, ...]] = lambda module: (module._parameters, module._buffers)  # noqa: E731
+    return (tensor for each in modules for table in tables(each) for tensor in table.values() if tensor is not None)
