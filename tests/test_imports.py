@@ -132,6 +132,7 @@ ORDER = [
     "report.law_findings",
     "report.value_findings",
     "report.source_findings",
+    "report.signal_findings",
     "report.examine",
     "report.measuring",
     "report.tables",
