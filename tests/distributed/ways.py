@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from lightning_init import InitWeightsCallback, init_weights
 from lightning_init.distributed import rank
@@ -25,6 +26,7 @@ from lightning_init.wrappers import unwrap
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import trainer
 from tests.distributed.scripts import run_function, torchrun
+from tests.distributed.writers import CpuFSDP
 from tests.everything import PARTS, Everything, hashes
 
 __all__ = ["FIRST", "HALF", "ROUNDED", "Rows", "in_one_process", "of_launchers", "of_ranks"]
@@ -43,7 +45,13 @@ class _Look(Callback):
     """Takes the hashes when training starts, and ends the run."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.found = hashes(pl_module)
+        model = trainer.strategy.model
+        with (
+            FullyShardedDataParallel.summon_full_params(model, writeback=False)
+            if isinstance(model, FullyShardedDataParallel)
+            else nullcontext()
+        ):
+            self.found = hashes(pl_module)
         trainer.should_stop = True
 
 
@@ -156,6 +164,8 @@ def in_ranks(folder: Path) -> Rows:
         for built, make in (("", Everything), (", built on meta", _on_meta)):
             strategy = ModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor)
             rows[way + built] = _fit(make(folder), strategy, n)
+    for way, make in ((f"FSDP1, {n} ranks", Everything), (f"FSDP1, {n} ranks, built on meta", _on_meta)):
+        rows[way] = _fit(make(folder), CpuFSDP(auto_wrap_policy={nn.Sequential, nn.Embedding}), n)
     if n == 2:
         rows["init_weights after fully_shard, 2 ranks"] = _on_fsdp2(folder)
         rows["init_weights in Fabric, before and after setup, 2 ranks"] = _in_fabric(folder)
