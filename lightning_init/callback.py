@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_init import distributed, fsdp
+from lightning_init import distributed, empty_init, fsdp
 from lightning_init.config import InitCfg, is_initialised, parse, plain
 from lightning_init.engine import execute
 from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
@@ -96,11 +96,12 @@ class InitWeightsCallback(callbacks.Callback):
         if faults:
             raise InitConfigError(faults)
         self.probe = probe
+        empty_init.mark()
         self.init_cfg = plain(init_cfg)
         self.report: InitReport | None = None
         self._restored = False
         self._unlogged = False
-        self._held: CheckpointError | None = None
+        self._held: InitError | None = None
         self._waits = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -202,6 +203,7 @@ class InitWeightsCallback(callbacks.Callback):
         seed = self.settings.seed if self.settings.seed is not None else everything
         # The flat parameters of FSDP hang on its wrapper.
         module, storage = trainer.strategy.model or pl_module, fsdp.storage(trainer.strategy, pl_module)
+        storage.blank = storage.blank | empty_init.unset(module)
         try:
             self.report = execute(
                 module,
@@ -211,7 +213,9 @@ class InitWeightsCallback(callbacks.Callback):
                 storage=storage,
                 tell=rank_zero_info,
             )
-        except CheckpointError as error:
+        except InitError as error:
+            if not (isinstance(error, CheckpointError) or storage.may_be_restored(Tree(module), error)):
+                raise
             self._held = error
             # A restore, and the strategy, need storage.
             storage.for_restore(module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,15 +14,16 @@ from torch import Tensor, nn
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.gathering import gathered
 from lightning_init.rng import isolated
+from lightning_init.sharding import is_sharded
 from lightning_init.tracking import Tracker
 from lightning_init.tree import Node, Slot, Tree, join
 from lightning_init.wrappers import class_name
 
-__all__ = ["UNSET", "MetaPlan", "allocate", "has_meta", "materialize", "plan_meta", "reset", "with_storage"]
+__all__ = ["UNSET", "MetaPlan", "allocate", "has_meta", "materialize", "plan_meta", "reset", "valued", "with_storage"]
 
 UNSET = (
-    "has no values yet (it was built on the meta device, or with skip_default_init), and no rule and no "
-    "reset_parameters would set it; give it a rule"
+    "has no values yet (it was built on the meta device, or with skip_default_init or init_module(empty_init=True)), "
+    "and no rule and no reset_parameters would set it; give it a rule"
 )
 """What is wrong with a tensor that would stay unset memory."""
 
@@ -103,7 +105,24 @@ def allocate(tree: Tree, device: torch.device) -> Callable[[], None]:
     return undo
 
 
-def reset(tree: Tree, node: Node, attributes: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+def valued(tree: Tree, blank: AbstractSet[tuple[nn.Module, str]] = frozenset()) -> list[Slot]:
+    """The slots that hold values already, which a `reset` must not take for unset memory.
+
+    Args:
+        tree: The module tree, before `allocate`.
+        blank: As for `plan_meta`.
+    """
+    lacking = {(module, name) for module in tree.nodes for name in _without_values(module, blank)}
+    return [
+        slot
+        for slot in tree.slots
+        if not (slot.parts or any(map(is_sharded, slot.tensors)) or lacking.intersection(slot.places))
+    ]
+
+
+def reset(
+    tree: Tree, node: Node, attributes: Sequence[str], seed: int, spare: Collection[Slot] = ()
+) -> tuple[list[str], list[str]]:
     """Runs a module's ``reset_parameters``.
 
     Args:
@@ -111,10 +130,16 @@ def reset(tree: Tree, node: Node, attributes: Sequence[str], seed: int) -> tuple
         node: The module.
         attributes: Those that it has to set.
         seed: The seed of the initialisation.
+        spare: What it may not write; it is put back.
 
     Returns:
         The names of what it wrote, and of those attributes that it left unset.
     """
+    kept = {
+        slot.name: [(tensor, tensor.detach().clone()) for tensor in slot.tensors]
+        for slot in tree.part(node)
+        if slot in spare
+    }
     slot_of = {name: tree.slot_of.get((node.module, name)) for name in attributes}
     names = {name: slot.name if slot else join(node.path, name) for name, slot in slot_of.items()}
 
@@ -126,7 +151,10 @@ def reset(tree: Tree, node: Node, attributes: Sequence[str], seed: int) -> tuple
     devices = {getattr(node.module, name).device for name in attributes}
     with gathered(node.module, stage), isolated(seed, node.path, devices), Tracker(snapshot) as tracker:
         node.module.reset_parameters()  # type: ignore[operator]  # plan_meta has looked at it
-        written = tracker.take()
+        written = [name for name in tracker.take() if name not in kept]
+    with torch.no_grad():
+        for tensor, values in chain.from_iterable(kept.values()):
+            tensor.copy_(values)
     return written, [name for name in names.values() if name not in written]
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from lightning_init.errors import Fault, InitConfigError
+from lightning_init.errors import Fault, InitConfigError, InitError
 from lightning_init.ledger import Ledger, Written
-from lightning_init.materialize import UNSET, MetaPlan, allocate, materialize, plan_meta, reset
+from lightning_init.materialize import UNSET, MetaPlan, allocate, materialize, plan_meta, reset, valued
 from lightning_init.plan import InitPlan
 from lightning_init.tree import Tree
 from lightning_init.units import unflattened
@@ -54,11 +54,12 @@ class Storage:
         Raises:
             InitConfigError: A ``reset_parameters`` leaves memory unset that nothing else will write.
         """
+        spare = set(valued(tree, self.blank)) if self._plan.resets else set()
         if self.device is not None:
             self._undo = allocate(tree, self.device)
         left: list[str] = []
         for node, attributes in self._plan.resets.items():
-            written, unset = reset(tree, node, attributes, seed)
+            written, unset = reset(tree, node, attributes, seed, spare)
             source = f"{class_name(node.module)}.reset_parameters"
             ledger.written.update({name: Written(source) for name in written})
             left += unset
@@ -86,6 +87,13 @@ class Storage:
         unset = [name for name in self._plan.unset if name not in ledger.written]
         if unset:
             raise InitConfigError([Fault(name, UNSET) for name in unset])
+
+    def may_be_restored(self, tree: Tree, error: InitError) -> bool:
+        """Whether an error says no more than that parameters with storage are unset, which a restore would set."""
+        places = {slot.name: slot.places for slot in tree.slots}
+        return all(
+            fault.what == UNSET and not self.blank.isdisjoint(places.get(fault.where, ())) for fault in error.faults
+        )
 
     def give_back(self) -> None:
         """Puts all on ``meta`` again, so that unset memory is not taken for weights after a failure."""

@@ -26,6 +26,7 @@ ORDER = [
     "distributed",
     "flat",
     "sharding",
+    "empty_init",
     "gathering",
     "digests",
     "parametrized",
@@ -202,6 +203,7 @@ ORDER = [
 HEAVY = {
     "lightning": {
         *(name for name in ORDER if name.startswith("loggers.")),
+        "empty_init",
         "hooks",
         "fsdp",
         "strategies",
