@@ -15,6 +15,8 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
+import pytest
+
 __all__ = ["clean_context", "forget_the_parent"]
 
 ROOT = Path(__file__).parents[1]
@@ -45,13 +47,11 @@ def clean_context(also: Iterable[str] = ()) -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*IMPORTED, *also])
-    before = dict(os.environ)
-    # With more than one thread for OpenMP, NumPy's BLAS would start some at its import.
-    os.environ.update(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        # With more than one thread for OpenMP, NumPy's BLAS would start some at its import.
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, sys.path)]))
         forkserver.ensure_running()
-    finally:
-        _set_environment(before)
     return context
 
 
@@ -61,7 +61,8 @@ def forget_the_parent(environment: Mapping[str, str]) -> None:
     Args:
         environment: All variables.
     """
-    _set_environment(environment)
+    os.environ.clear()
+    os.environ.update(environment)
     import numpy as np  # noqa: PLC0415  # not before the environment is set
     import torch  # noqa: PLC0415  # the same
     from lightning.fabric.utilities.rank_zero import rank_zero_only  # noqa: PLC0415  # the same
@@ -69,8 +70,3 @@ def forget_the_parent(environment: Mapping[str, str]) -> None:
     rank_zero_only.rank = int(environment.get("RANK", 0))  # type: ignore[attr-defined]  # Lightning sets it so
     torch.default_generator.seed()
     np.random.seed()  # noqa: NPY002  # the global generator is what libraries draw from
-
-
-def _set_environment(environment: Mapping[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
