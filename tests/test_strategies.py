@@ -10,9 +10,12 @@ import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
 from lightning_init import InitError, InitWeightsCallback, init_weights
 from lightning_init.strategies import check_strategy
+from tests.distributed.harness import run_ranks
+from tests.distributed.models import LitNet, RecordingDDP, digests, fit
 from tests.models import constant
 from tests.trainers import Net, Snapshots, trainer
 
@@ -111,3 +114,27 @@ def test_what_to_do_under_an_unknown_one(tmp_path: Path) -> None:
         run.fit(module)
         run.test(module, verbose=False)
     assert [set(weights["body.weight"].unique().tolist()) for weights in seen.at_start] == [{3.0}, {4.0}]
+
+
+def of_ddp() -> list[dict[str, str]]:
+    """The weights at the start under DDP in its variants, on ranks that started from unlike values."""
+    torch.manual_seed(torch.distributed.get_rank())
+    variants: list[dict[str, Any]] = [
+        {"init_sync": False},
+        {"static_graph": True, "gradient_as_bucket_view": True},
+        {"find_unused_parameters": True, "ddp_comm_hook": default_hooks.fp16_compress_hook},
+    ]
+    found = []
+    for arguments in variants:
+        module = LitNet()
+        callback = InitWeightsCallback(seed=3, log=())
+        fit(module, callback, RecordingDDP(process_group_backend="gloo", **arguments), 2)
+        found.append({name: bits for name, bits in digests(module).items() if "plain" not in name})
+    return found
+
+
+def test_variants_of_ddp() -> None:
+    module = LitNet()
+    init_weights(module, seed=3)
+    alone = {name: bits for name, bits in digests(module).items() if "plain" not in name}
+    assert run_ranks(2, of_ddp) == [[alone] * 3] * 2
