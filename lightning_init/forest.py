@@ -18,9 +18,11 @@ class Forest:
 
     Attributes:
         tree: The tree of the root, which gives the names.
+        has_changed: Foreign code has run since, which may have changed modules.
     """
 
     tree: Tree
+    has_changed: bool = False
     _apart: dict[nn.Module, str] = field(default_factory=dict)
 
     @property
@@ -30,12 +32,12 @@ class Forest:
 
     def now(self) -> Tree:
         """The tree of the root as it is now."""
-        return Tree(self.root)
+        return Tree(self.root) if self.has_changed else self.tree
 
     def with_(self, module: nn.Module) -> Tree:
         """A tree that knows a module as it is now."""
         if module not in self._apart and not _is_known(self.tree, module):
-            self.tree = self.now()
+            self.tree = Tree(self.root)
             if module not in self.tree.nodes:
                 # Not a part of what is initialised: a name that no attribute can have, one for each.
                 self._apart[module] = f"({class_name(module)} {len(self._apart)})"

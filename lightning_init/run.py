@@ -129,7 +129,7 @@ class Run:
         _try_adapters(plan)
         token = running.set(self)
         try:
-            self.storage.allocate(self._forest.tree, self._writer.seed, self.ledger)
+            self._forest.has_changed = self.storage.allocate(self._forest.tree, self._writer.seed, self.ledger)
             self._steps(plan.steps, plan.executed)
         finally:
             running.reset(token)
@@ -189,6 +189,7 @@ class Run:
             elif isinstance(step, LoadStep):
                 self._writer.load(step, [claim for claim in step.claims if claim in executed])
             elif isinstance(step, Call):
+                self._forest.has_changed = True
                 self._calls.run(step, self._forest.tree, self._writer)
             elif isinstance(step, Done):
                 self._done.add(step.node.module)

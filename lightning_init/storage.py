@@ -48,8 +48,11 @@ class Storage:
         self._claimed = {entry.name for entry in plan if entry.claims}
         return [Fault(name, UNSET) for name in self._plan.unset if name not in self._claimed]
 
-    def allocate(self, tree: Tree, seed: int, ledger: Ledger) -> None:
+    def allocate(self, tree: Tree, seed: int, ledger: Ledger) -> bool:
         """Gives storage, and resets what no rule writes.
+
+        Returns:
+            Methods of modules have run for that.
 
         Raises:
             InitConfigError: A ``reset_parameters`` leaves memory unset that nothing else will write.
@@ -67,6 +70,7 @@ class Storage:
         hopeless = [name for name in left if name not in self._claimed]
         if hopeless:
             raise InitConfigError([Fault(name, UNSET) for name in hopeless])
+        return bool(self._plan.resets)
 
     def for_restore(self, module: nn.Module) -> None:
         """Gives storage to a module, with its wrappers, that a restore is about to fill.
