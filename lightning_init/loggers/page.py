@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_init.report import Finding, InitReport
-from lightning_init.text import markdown
+from lightning_init.report.findings import CODES
+from lightning_init.report.tables import grouped
+from lightning_init.text import markdown, some
 
 __all__ = ["page"]
 
@@ -13,7 +15,7 @@ MOST_ROWS = 500
 """How many rows a page shows; TensorBoard takes seconds to render thousands, and longer to scroll them."""
 
 MOST_FINDINGS = 50
-"""How many findings it shows."""
+"""How many kinds of findings it shows."""
 
 
 def page(report: InitReport, findings: Sequence[Finding]) -> str:
@@ -36,16 +38,24 @@ def page(report: InitReport, findings: Sequence[Finding]) -> str:
 
 
 def _findings(findings: Sequence[Finding]) -> str:
-    if not findings:
-        return "None."
-    lines = [
-        [finding.severity, _code(finding.where), finding.message, finding.source or "", finding.remedy]
-        for finding in findings
-    ]
-    more = f"\n\n... and {len(lines) - MOST_FINDINGS} more" if len(lines) > MOST_FINDINGS else ""
-    return markdown(("severity", "where", "finding", "declared at", "remedy"), lines[:MOST_FINDINGS]) + more
+    # Not a table: TensorBoard breaks the words in its narrow columns.
+    groups = grouped(findings)
+    lines = [f"- {_line(group)}" for group in groups[:MOST_FINDINGS]]
+    if len(groups) > MOST_FINDINGS:
+        lines.append(f"- ... and {len(groups) - MOST_FINDINGS} more")
+    return "\n".join(lines) or "None."
+
+
+def _line(group: Sequence[Finding]) -> str:
+    first = group[0]
+    names = some([_code(finding.where) for finding in group])
+    message = first.message if len(group) == 1 else f"{CODES[first.code]}, {len(group)} times"
+    declared = f" (declared at {_code(first.source)})" if first.source and first.source != first.where else ""
+    return f"{' '.join(filter(None, [f'**{first.severity}**', names]))}: {message}{declared}; {first.remedy}"
 
 
 def _code(name: str) -> str:
     """A name as code, so that none of its characters is markup."""
-    return f"`{name}`" if name else ""
+    if not name:
+        return ""
+    return f"`` {name} ``" if "`" in name else f"`{name}`"

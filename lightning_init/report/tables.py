@@ -10,7 +10,7 @@ from lightning_init.report.findings import CODES, Finding
 from lightning_init.report.rows import Row
 from lightning_init.text import Legend, markdown, some
 
-__all__ = ["finding_lines", "markdown_table", "overview"]
+__all__ = ["finding_lines", "grouped", "markdown_table", "overview"]
 
 # What the warnings and notes of a report tell already.
 _TOLD = {"untouched", "overwritten"}
@@ -50,11 +50,16 @@ def finding_lines(findings: Iterable[Finding], most: int = 5) -> list[str]:
         findings: The findings; those that a report's warnings and notes tell anyway are left out.
         most: How many names a line has.
     """
+    groups = grouped(finding for finding in findings if finding.code not in _TOLD)
+    return [str(group[0]) if len(group) == 1 else _together(group, most) for group in groups]
+
+
+def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Findings of one kind, severity and source together, in the order of the first of each."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
-        if finding.code not in _TOLD:
-            groups.setdefault((finding.severity, finding.code, finding.source or ""), []).append(finding)
-    return [str(group[0]) if len(group) == 1 else _together(group, most) for group in groups.values()]
+        groups.setdefault((finding.severity, finding.code, finding.source or ""), []).append(finding)
+    return list(groups.values())
 
 
 def _together(group: Sequence[Finding], most: int) -> str:

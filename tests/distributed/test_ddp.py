@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from lightning_init import InitWarning, InitWeightsCallback, init_weights
 from lightning_init.distributed import rank
+from lightning_init.loggers import CONTENTS
 from lightning_init.settings import Sync
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import LitNet, RecordingDDP, TimedInit, Told, digests, fit, told
@@ -204,7 +205,7 @@ class Heard:
         warned: Its `InitWarning`s.
         lines: What it logged for people.
         printed: What it printed.
-        files: What it wrote for the CSV logger.
+        files: What it wrote for the loggers.
     """
 
     warned: list[str]
@@ -228,9 +229,10 @@ def listen(folder: Path, *, trainer: bool) -> Heard:
         with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(printed):
             warnings.simplefilter("always")
             if trainer:
-                callback = InitWeightsCallback(seed=5)
+                callback = InitWeightsCallback(seed=5, log=CONTENTS)
                 strategy = RecordingDDP(process_group_backend="gloo")
-                fit(module, callback, strategy, torch.distributed.get_world_size(), logger=CSVLogger(folder, ""))
+                loggers_of_run = [CSVLogger(folder, "csv"), TensorBoardLogger(folder, "board")]
+                fit(module, callback, strategy, torch.distributed.get_world_size(), logger=loggers_of_run)
             else:
                 init_weights(module, seed=5)
                 init_weights(module, seed=5)
@@ -242,7 +244,7 @@ def listen(folder: Path, *, trainer: bool) -> Heard:
         [str(warning.message) for warning in warned if issubclass(warning.category, InitWarning)],
         [line for line in handler.kept if "constructor's values" in line],
         printed.getvalue(),
-        sorted(path.name for path in folder.rglob("*.csv")),
+        sorted(path.name.partition(".tfevents")[0] for path in folder.rglob("*") if path.is_file()),
     )
 
 
@@ -370,7 +372,15 @@ def test_only_rank_zero_warns_tells_and_logs(job: list[Job]) -> None:
     assert ["LitNet has no 'Linaer'" in warning for warning in zero.warned] == [True]
     assert len(zero.lines) == 1
     assert "head.weight" in zero.printed
-    assert zero.files == ["init_stats.csv", "metrics.csv"]
+    assert zero.files == [
+        "events.out",
+        "hparams.yaml",
+        "init.png",
+        "init_histograms_1.png",
+        "init_report.json",
+        "init_stats.csv",
+        "metrics.csv",
+    ]
     assert (one.warned, one.lines, one.printed, one.files) == ([], [], "", [])
 
 
