@@ -55,8 +55,8 @@ class Odd(Logging):
 
     def __init__(self) -> None:
         super().__init__(RULES)
-        self.bad = nn.Parameter(torch.tensor([1.0, math.nan, math.inf, 2.0]))
-        self.lone = nn.Parameter(torch.tensor([math.nan]))
+        self.bad = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 2.0]))
+        self.lone = nn.Parameter(torch.tensor([0.0]))
         self.empty = nn.Parameter(torch.empty(0))
         self.brain = nn.Parameter(torch.tensor([0.5, -0.25], dtype=torch.bfloat16))
         self.tiny = nn.Parameter(torch.tensor([0.5, 1.0]).to(torch.float8_e4m3fn), requires_grad=False)
@@ -64,6 +64,12 @@ class Odd(Logging):
             warnings.simplefilter("ignore")  # torch 2.13 deprecates them
             quantized = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
         self.packed = nn.Parameter(quantized, requires_grad=False)
+
+    def on_fit_start(self) -> None:
+        # Behind the initialisation, which refuses them.
+        with torch.no_grad():
+            self.bad[1:3] = torch.tensor([math.nan, math.inf])
+            self.lone[:] = math.nan
 
 
 def fit(
