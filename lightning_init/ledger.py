@@ -17,7 +17,7 @@ from lightning_init.plan import InitPlan
 from lightning_init.report import Coverage, Expected, InitReport, Row
 from lightning_init.report.roles import is_scale, padding, units
 from lightning_init.settings import Settings
-from lightning_init.sharding import described, is_sharded
+from lightning_init.sharding import described, is_copied, is_sharded
 from lightning_init.steps import LoadStep
 from lightning_init.text import some
 from lightning_init.tree import Node, Slot, Tree
@@ -125,18 +125,21 @@ class Ledger:
 
         Returns:
             What is the same on all ranks, by name; and the shares of those that are spread over ranks, each with the
-            indices that it is made of, so that only replicas are compared.
+            indices that it is made of, so that only replicas are compared. A share of which there is no replica is not
+            looked at.
         """
         whole: dict[str, str] = {}
         shares: dict[str, str] = {}
         for slot in sorted(tree.slots, key=lambda slot: slot.name):
             if slot.name not in self.written:
                 continue
-            found = digest(slot.tensors)
-            if any(map(is_sharded, slot.tensors)):
+            if not any(map(is_sharded, slot.tensors)):
+                whole[slot.name] = digest(slot.tensors)
+                continue
+            whole[slot.name] = "spread over ranks"
+            if any(map(is_copied, slot.tensors)):
                 held = "; ".join(described(tensor) for tensor in slot.tensors)
-                shares[f"{slot.name}[{held}]"], found = found, "spread over ranks"
-            whole[slot.name] = found
+                shares[f"{slot.name}[{held}]"] = digest(slot.tensors)
         return whole, shares
 
     @uncollected()

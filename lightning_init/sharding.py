@@ -15,6 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lightning_init.flat import FlatShard
@@ -32,6 +33,7 @@ __all__ = [
     "boxes",
     "copy_",
     "described",
+    "is_copied",
     "is_sharded",
     "is_summed",
     "local",
@@ -245,6 +247,18 @@ def boxes(tensor: Tensor) -> list[tuple[Tensor, Share]]:
 def described(tensor: Tensor) -> str:
     """Which part of a tensor this rank holds, in words that are equal for replicas of it."""
     return str(tensor.held) if isinstance(tensor, FlatShard) else str(boxes(tensor)[0][1])
+
+
+def is_copied(tensor: Any) -> bool:
+    """Another rank may hold what this one holds of a tensor; where it cannot be told, it may."""
+    if not is_sharded(tensor):
+        return True
+    if isinstance(tensor, FlatShard):
+        holders = 1 if tensor.group is None else tensor.group.size()
+    else:
+        sizes = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
+        holders = prod(size for size, placement in sizes if not placement.is_replicate())
+    return holders < dist.get_world_size()
 
 
 def whole(tensor: Spread) -> Tensor:

@@ -16,9 +16,11 @@ from lightning_init import KaimingInit, WeightStatistics, init_weights
 from lightning_init.engine import execute
 from lightning_init.initializers.fill import fill_
 from lightning_init.initializers.laws import NormalLaw
+from lightning_init.ledger import Ledger, Written
 from lightning_init.moments import statistics_of
 from lightning_init.rng import BLOCK, Stream
 from lightning_init.settings import Settings, Sync
+from lightning_init.tree import Tree
 from tests.checkpoint.folders_of_torch import save
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import Told, told
@@ -93,6 +95,24 @@ def test_replicas_of_a_share_are_compared_and_no_others() -> None:
         assert outcome.error == "RankError"
         assert "weight[2:4,0:3] (rank 3 against rank 1)" in outcome.message
         assert "other" not in outcome.message
+
+
+def digested(kinds: list[str]) -> dict[str, list[str]]:
+    """The names of what ranks compare, of shardings."""
+    found = {}
+    for kind in kinds:
+        module = Forked()
+        SHARDINGS[kind](module)
+        ledger = Ledger(Settings(), written=dict.fromkeys(("weight", "other"), Written("a method")))
+        whole, shares = ledger.digests(Tree(module))
+        assert set(whole.values()) == {"spread over ranks"}
+        found[kind] = sorted(shares)
+    return found
+
+
+def test_a_share_that_no_other_rank_holds_is_not_looked_at() -> None:
+    for found in run_ranks(2, digested, ["fsdp", "columns", "replicated"]):
+        assert found == {"fsdp": [], "columns": [], "replicated": ["other[0:4,0:3]", "weight[0:4,0:3]"]}
 
 
 class Failing(nn.Module):
