@@ -261,11 +261,13 @@ class TestRandomScale:
                 super().__init__()
                 self.gamma = nn.Parameter(torch.ones(1, 4, 1, 1))
 
-        class NormalHead(nn.Linear):
-            pass
+        class NormalHead(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(torch.ones(4))
 
         rule = {"type": "Uniform", "params": ["gamma", "weight"]}
-        findings = found(Holder(rule, n=TinyRMSNorm(), fc=NormalHead(3, 3)), "random-scale")
+        findings = found(Holder(rule, n=TinyRMSNorm(), head=NormalHead()), "random-scale")
         assert [it.where for it in findings] == ["n.gamma"]
 
     def test_around_one_and_from_a_checkpoint(self, tmp_path: Path) -> None:
