@@ -19,7 +19,11 @@ from lightning_init.functional import (
 )
 from lightning_init.initializers.base import INITIALIZERS, Initializer, LawInitializer, TensorInitializer
 from lightning_init.initializers.constant import ConstantInit
+from lightning_init.initializers.dirac import DiracInit
 from lightning_init.initializers.normal import NormalInit, TruncNormalInit
+from lightning_init.initializers.orthogonal import OrthogonalInit
+from lightning_init.initializers.residual import DepthScaledInit, ZeroLastInit
+from lightning_init.initializers.scaling import HeInit, LeCunInit, VarianceScalingInit
 from lightning_init.initializers.uniform import UniformInit
 from lightning_init.initializers.variance import Caffe2XavierInit, KaimingInit, XavierInit
 from lightning_init.metrics import WeightStatistics
@@ -35,6 +39,9 @@ __all__ = [
     "Caffe2XavierInit",
     "CheckpointError",
     "ConstantInit",
+    "DepthScaledInit",
+    "DiracInit",
+    "HeInit",
     "InitCfg",
     "InitConfigError",
     "InitError",
@@ -45,17 +52,21 @@ __all__ = [
     "Initializer",
     "KaimingInit",
     "LawInitializer",
+    "LeCunInit",
     "ModuleDict",
     "ModuleList",
     "NormalInit",
+    "OrthogonalInit",
     "PretrainedInit",
     "RankError",
     "Sequential",
     "TensorInitializer",
     "TruncNormalInit",
     "UniformInit",
+    "VarianceScalingInit",
     "WeightStatistics",
     "XavierInit",
+    "ZeroLastInit",
     "__version__",
     "bias_init_with_prob",
     "build_plan",

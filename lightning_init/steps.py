@@ -62,6 +62,8 @@ class Fill(Claim):
     @property
     def is_random(self) -> bool:
         """Its numbers are drawn."""
+        if isinstance(self.initializer, TensorInitializer) and not self.is_bias:
+            return self.initializer.is_random
         return not isinstance(self.expected, ConstantLaw)
 
     def write(self, tensor: Tensor, generators: BlockGenerators, workers: Workers = in_turn) -> None:

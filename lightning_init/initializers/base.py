@@ -244,9 +244,11 @@ class TensorInitializer(WeightInitializer):
 
     Attributes:
         concurrent: Its ``fill`` may run in several threads at once, for a tensor each.
+        is_random: Its numbers are drawn.
     """
 
     concurrent: ClassVar[bool] = False
+    is_random: ClassVar[bool] = True
 
     @abstractmethod
     def fill(self, tensor: Tensor, fans: Fans | None, generator: torch.Generator | None) -> None:

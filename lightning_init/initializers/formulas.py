@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lightning_init.errors import InitConfigError
 from lightning_init.initializers.checks import Checks
 
-__all__ = ["Fans", "bias_init_with_prob", "fans_of"]
+__all__ = ["Fans", "bias_init_with_prob", "fans_of", "required"]
 
 
 class Fans(NamedTuple):
@@ -31,6 +32,20 @@ def fans_of(shape: Sequence[int]) -> Fans | None:
         return None
     field = math.prod(shape[2:])
     return Fans(shape[1] * field, shape[0] * field)
+
+
+def required(fans: Fans | None, shape: tuple[int, ...]) -> Fans:
+    """The fans of a weight that has to have some.
+
+    Raises:
+        InitConfigError: It has none.
+    """
+    if fans is None:
+        raise InitConfigError(
+            f"fan_in and fan_out need at least two dimensions, and its shape is {shape}; initialise such weights with "
+            f"Normal, Uniform or Constant, and name in `layer` only classes whose weight is a matrix or a kernel"
+        )
+    return fans
 
 
 def bias_init_with_prob(prior_prob: float) -> float:

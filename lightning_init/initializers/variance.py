@@ -8,10 +8,9 @@ from typing import Literal, TypeAlias, get_args
 
 from torch.nn import init
 
-from lightning_init.errors import InitConfigError
 from lightning_init.initializers.base import INITIALIZERS, LawInitializer
 from lightning_init.initializers.checks import Checks
-from lightning_init.initializers.formulas import Fans
+from lightning_init.initializers.formulas import Fans, required
 from lightning_init.initializers.laws import Law, normal_law, uniform_law
 
 __all__ = ["Caffe2XavierInit", "Distribution", "KaimingInit", "Mode", "Nonlinearity", "XavierInit"]
@@ -47,15 +46,6 @@ def _variance_scaling(gain: float, fan: float, distribution: Distribution) -> La
     return normal_law(0.0, std) if distribution == "normal" else uniform_law(-bound, bound)
 
 
-def _required(fans: Fans | None, shape: tuple[int, ...]) -> Fans:
-    if fans is None:
-        raise InitConfigError(
-            f"fan_in and fan_out need at least two dimensions, and its shape is {shape}; initialise such weights with "
-            f"Normal, Uniform or Constant, and name in `layer` only classes whose weight is a matrix or a kernel"
-        )
-    return fans
-
-
 @INITIALIZERS.register
 @dataclass(frozen=True)
 class XavierInit(LawInitializer):
@@ -84,7 +74,7 @@ class XavierInit(LawInitializer):
 
     def law(self, shape: tuple[int, ...], fans: Fans | None) -> Law:
         """The law for these fans."""
-        fan_in, fan_out = _required(fans, shape)
+        fan_in, fan_out = required(fans, shape)
         return _variance_scaling(self.gain, (fan_in + fan_out) / 2, self.distribution)
 
 
@@ -127,7 +117,7 @@ class KaimingInit(LawInitializer):
 
     def law(self, shape: tuple[int, ...], fans: Fans | None) -> Law:
         """The law for these fans."""
-        fan_in, fan_out = _required(fans, shape)
+        fan_in, fan_out = required(fans, shape)
         gain: float = init.calculate_gain(self.nonlinearity, self.a)
         return _variance_scaling(gain, fan_in if self.mode == "fan_in" else fan_out, self.distribution)
 
@@ -148,5 +138,5 @@ class Caffe2XavierInit(LawInitializer):
 
     def law(self, shape: tuple[int, ...], fans: Fans | None) -> Law:
         """The law of Kaiming with the gain of a leaky rectifier of slope 1."""
-        fan_in, _ = _required(fans, shape)
+        fan_in, _ = required(fans, shape)
         return _variance_scaling(init.calculate_gain("leaky_relu", 1), fan_in, "uniform")
