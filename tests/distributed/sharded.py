@@ -36,6 +36,7 @@ RULES: list[dict[str, Any]] = [
     {"type": "Caffe2Xavier", "layer": "Conv2d", "bias": 1},
     {"type": "TruncNormal", "params": "token"},
     {"type": "DescendingForTests", "name": "last"},
+    {"type": "Orthogonal", "name": "first"},
 ]
 """Laws, fans, whole tensors, a padding row."""
 
