@@ -54,6 +54,7 @@ class Ledger:
         elsewhere: The libraries that had filled parameters.
         loaded: The places of the rules whose checkpoint a parameter holds now.
         overwrites: The places of the rules whose checkpoint, or the libraries whose weights, were written over.
+        samples: Of parameters that are spread over ranks and were loaded, some values in the file, as a digest.
         loads: The checkpoints that were read.
         warnings: What is probably not meant.
         notes: What the user may want to know.
@@ -65,6 +66,7 @@ class Ledger:
     elsewhere: dict[str, str] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
     overwrites: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, str] = field(default_factory=dict)
     loads: list[LoadStep] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -136,7 +138,7 @@ class Ledger:
             if not any(map(is_sharded, slot.tensors)):
                 whole[slot.name] = digest(slot.tensors)
                 continue
-            whole[slot.name] = "spread over ranks"
+            whole[slot.name] = f"spread over ranks {self.samples.get(slot.name, '')}"
             if any(map(is_copied, slot.tensors)):
                 held = "; ".join(described(tensor) for tensor in slot.tensors)
                 shares[f"{slot.name}[{held}]"] = digest(slot.tensors)

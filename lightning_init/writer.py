@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from lightning_init import distributed
+from lightning_init.checkpoint.samples import sample
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.finite import refuse_nan
 from lightning_init.garbage import uncollected
 from lightning_init.ledger import Ledger, Written
 from lightning_init.report import Expected
 from lightning_init.rng import Stream, isolated
+from lightning_init.sharding import is_sharded
 from lightning_init.steps import Claim, Fill, Load, LoadStep
 from lightning_init.tree import Slot
 from lightning_init.values import write_slot
@@ -100,6 +102,9 @@ class Writer:
     def _load(self, step: LoadStep, claim: Load) -> None:
         with self._right_inverse(claim.slot):
             step.write(claim)
+        # The others may have read theirs elsewhere; of what rank zero reads for all, they have not.
+        if self.ledger.settings.sync != "broadcast" and any(map(is_sharded, claim.slot.tensors)):
+            self.ledger.samples[claim.slot.name] = sample(step.checkpoint, step.match.loaded[claim.name])
 
     @contextmanager
     def _right_inverse(self, slot: Slot) -> Iterator[None]:

@@ -55,6 +55,7 @@ ORDER = [
     "initializers",
     "functional",
     "checkpoint.base",
+    "checkpoint.samples",
     "checkpoint.confined",
     "checkpoint.index",
     "checkpoint.folders",
