@@ -44,7 +44,7 @@ def std_chance(ratio: float, n: int, kurtosis: float) -> float:
         kurtosis: The kurtosis of the law.
 
     >>> round(std_chance(1 + 1.96 / 200**0.5, 100, 3.0), 2), round(std_chance(1.0, 100, 3.0), 1)
-    (0.06, 1.0)
+    (0.05, 1.0)
     """
     degrees = n - 1.0
     if kurtosis > 3 or n >= _MANY:
