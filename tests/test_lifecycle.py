@@ -376,6 +376,14 @@ class TestAveraging:
         trainer(tmp_path, *([averaging, ours] if first else [ours, averaging])).fit(module)
         assert_all(module, 0.5)
 
+    def test_a_model_on_meta_cannot_be_copied_which_is_told_with_and_without_ours(self, tmp_path: Path) -> None:
+        for given in ([], [InitWeightsCallback(log=())]):
+            for callbacks_ in ([WeightAveraging(), *given], [*given, WeightAveraging()]):
+                with torch.device("meta"):
+                    module = Net()
+                with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+                    trainer(tmp_path, *callbacks_).fit(module)
+
     @pytest.mark.parametrize("first", [False, True], ids=["behind", "before"])
     def test_swa_which_copies_the_module_while_a_hook_is_armed(self, tmp_path: Path, first: bool) -> None:
         averaging, ours, module = StochasticWeightAveraging(0.01, swa_epoch_start=1), InitWeightsCallback(log=()), Net()
