@@ -14,7 +14,7 @@ from lightning_init.report.signal import LayerSignal
 from lightning_init.taps import Taps, tensors_in
 from lightning_init.wrappers import unwrap
 
-__all__ = ["probe"]
+__all__ = ["copied", "probe"]
 
 
 def probe(
@@ -55,7 +55,7 @@ def probe(
     inner = unwrap(module)
     with lent(inner), torch.inference_mode(mode=False), torch.enable_grad():
         taps = Taps(inner)
-        mine = _copied(batch)
+        mine = copied(batch)
         loss: Any
         if step is None:
             roots = [tensor for tensor in tensors_in(_called(inner, mine)) if tensor.requires_grad]
@@ -83,14 +83,14 @@ def _direction(like: Tensor, seed: int) -> Tensor:
     return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
 
 
-def _copied(batch: Any) -> Any:
-    """A copy, since a module may write into its input and a gradient may arrive there."""
+def copied(batch: Any) -> Any:
+    """A copy of a batch, since a module may write into its input and a gradient may arrive there."""
     if isinstance(batch, Tensor):
         return batch.detach().clone().requires_grad_(batch.requires_grad)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(_copied, batch))
+        return type(batch)(*map(copied, batch))
     if type(batch) in (list, tuple):
-        return type(batch)(map(_copied, batch))
+        return type(batch)(map(copied, batch))
     if type(batch) is dict:
-        return {key: _copied(item) for key, item in batch.items()}
+        return {key: copied(item) for key, item in batch.items()}
     return copy.deepcopy(batch)

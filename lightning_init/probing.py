@@ -16,7 +16,7 @@ from lightning_init import distributed
 from lightning_init.batches import first_batch
 from lightning_init.errors import Fault, InitConfigError, InitError, did_you_mean
 from lightning_init.lending import without_draws
-from lightning_init.probe import probe
+from lightning_init.probe import copied, probe
 from lightning_init.report import LayerSignal
 
 __all__ = ["PROBES", "check_probe", "probe_run"]
@@ -86,11 +86,11 @@ def _batch(trainer: pl.Trainer, pl_module: pl.LightningModule, given: Any) -> An
     if _is(given, "example_input_array"):
         if pl_module.example_input_array is None:
             raise InitError(f"{type(pl_module).__name__} has no example_input_array")
-        return pl_module.example_input_array
+        return copied(pl_module.example_input_array)
     if _is(given, "train_dataloader"):
         with without_draws():
             return first_batch(trainer.train_dataloader)
-    return given
+    return copied(given)
 
 
 def _signal(
@@ -112,10 +112,9 @@ def _signal(
 def _step(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Any:
     # On the instance, whose attributes are put back.
     pl_module.log = pl_module.log_dict = _say_nothing  # type: ignore[method-assign]
-    given = {"batch": _moved(trainer, pl_module, batch)}
-    if is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2):
-        return pl_module.training_step(**given, batch_idx=0)
-    return pl_module.training_step(**given)
+    # Its arguments have any names; the index of the batch is optional.
+    index = (0,) if is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2) else ()
+    return pl_module.training_step(_moved(trainer, pl_module, batch), *index)
 
 
 def _moved(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Any:
