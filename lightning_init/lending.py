@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lightning_init.errors import InitError
+from lightning_init.gathering import reshard
 from lightning_init.sharding import is_sharded
+from lightning_init.units import has_units
 
 __all__ = ["lent", "without_draws"]
 
@@ -32,13 +34,16 @@ _CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
 def lent(module: nn.Module) -> Iterator[None]:
     """Within, a module may be run in any way; afterwards it is as before, bit for bit, also if the run failed.
 
-    Parameters that are spread over ranks are not copied, since their strategy puts others in their place itself; only
-    their gradients are put back. A compiled module runs uncompiled. The copies need as much memory as the weights.
+    Parameters that are spread over ranks are not copied, since FSDP2 puts others in their place itself; only their
+    gradients are put back. A compiled module runs uncompiled. The copies need as much memory as the weights.
 
     Raises:
-        InitError: The module is a ``ScriptModule``, which lets nobody put copies in.
+        InitError: The module is a ``ScriptModule``, which lets nobody put copies in, or in units of FSDP1, which hold
+            its parameters elsewhere.
     """
     modules = list(module.modules())
+    if has_units(module):
+        raise InitError("a module in units of FSDP1 cannot be lent, since they hold its parameters elsewhere")
     scripted = next((each for each in modules if isinstance(each, torch.jit.ScriptModule)), None)
     if scripted is not None:
         raise InitError(f"{type(scripted).__name__} is a ScriptModule, whose parameters cannot be lent")
@@ -49,6 +54,10 @@ def lent(module: nn.Module) -> Iterator[None]:
         stack.callback(_put_back_gradients, gradients)
         note = _Note()
         stack.callback(note.restore)
+        if "torch.distributed.fsdp" in sys.modules:
+            # The shares have to be in their places when they are noted, and whatever happened, when the note is read.
+            reshard(module)
+            stack.callback(reshard, module)
         for each in modules:
             note.take(each)
         copies: dict[int, Tensor] = {}

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 from tests.distributed.harness import run_script
@@ -99,6 +100,20 @@ def test_cli(tmp_path: Path) -> None:
     assert float(rows["head.weight"]["std"]) == pytest.approx(0.01, rel=0.15)
     assert "class_path: lightning_init.InitWeightsCallback" in (log_dir / "config.yaml").read_text(encoding="utf-8")
     assert_no_warning(output)
+
+
+def test_gallery(tmp_path: Path) -> None:
+    output = run_script([EXAMPLES / "gallery.py", "pictures"], deadline=DEADLINE, cwd=tmp_path)
+    healthy, sick = re.split("^=== sick$", output, flags=re.MULTILINE)
+    assert_no_warning(healthy)
+    (told,) = [line for line in sick.splitlines() if line.startswith("warning")]
+    assert "activations or gradients that shrink from layer to layer: body.8, body.18 [DeepNet.init_cfg[0]]" in told
+    for name in ("healthy", "sick"):
+        for picture in (tmp_path / "pictures" / f"{name}.png", EXAMPLES.parent / "docs" / f"{name}.png"):
+            with Image.open(picture) as opened:
+                assert opened.width == 1100
+            assert picture.stat().st_size < 100_000
+        assert f"](docs/{name}.png)" in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
 
 
 def margin(section: str) -> float:

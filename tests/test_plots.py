@@ -26,6 +26,7 @@ from lightning_init.report import Expected, Finding, Histogram, InitReport, Laye
 from lightning_init.report.plots import draw_report
 from lightning_init.report.plots.names import MOST, group
 from lightning_init.report.plots.style import MARKS, looks
+from lightning_init.report.signal_findings import signal_findings
 from tests.models import Holder, constant
 
 
@@ -235,8 +236,15 @@ class TestSignal:
         found = [Finding("warning", "vanishing-signal", "layers.2", "shrinks", "raise std")]
         forward, backward, told = draw_report([], found, [layer(i, 0.1**i) for i in range(4)]).axes
         assert dots(forward, "warning") == [pytest.approx((2, 0.01))]
-        assert dots(backward, "warning") == [(2, 1.0)]
+        assert dots(backward, "warning") == []
         assert "shrinks" in told.texts[0].get_text()
+
+    def test_each_finding_is_ringed_in_the_panel_that_it_is_about(self) -> None:
+        signal = [LayerSignal(str(i), "L", i, 0.0, 0.01**i, 0.0, 0.01 ** (7 - i), "weights", 4) for i in range(8)]
+        found = signal_findings([], signal)
+        forward, backward, told = draw_report([], found, signal).axes
+        assert [[x for x, _ in dots(ax, "warning")] for ax in (forward, backward)] == [[2], [4]]
+        assert [" of the activations " in text.get_text() for text in told.texts] == [True, False]
 
     def test_below_the_weights(self) -> None:
         figure = draw_report([row("a.w", 1.0)], signal=[layer(0)])

@@ -24,7 +24,9 @@ from lightning_init.report.findings import Code, Finding
 from lightning_init.report.rows import Row
 from lightning_init.report.signal import LayerSignal
 
-__all__ = ["BACKWARD", "FORWARD", "LEAST", "STEADY", "signal_findings"]
+__all__ = ["BACKWARD", "FORWARD", "LEAST", "STEADY", "is_about_gradients", "signal_findings"]
+
+_GRADIENTS = "gradients"
 
 LEAST = 6
 """Layers with weights that a run needs."""
@@ -65,7 +67,12 @@ def signal_findings(rows: Sequence[Row], signal: Sequence[LayerSignal], probe_er
     for run in _runs(signal):
         found += _trend(run, lambda layer: layer.std, FORWARD, "activations", sources)
     backward = [layer for layer in reversed(signal) if layer.kind == "weights" and layer.gradient_std > 0]
-    return found + _trend(backward, lambda layer: layer.gradient_std, BACKWARD, "gradients", sources)
+    return found + _trend(backward, lambda layer: layer.gradient_std, BACKWARD, _GRADIENTS, sources)
+
+
+def is_about_gradients(finding: Finding) -> bool:
+    """A trend in the gradients is what it tells of, and not one in the activations."""
+    return finding.code in ("vanishing-signal", "exploding-signal") and f"of the {_GRADIENTS}" in finding.message
 
 
 def _nonfinite(signal: Sequence[LayerSignal], sources: Mapping[str, str]) -> list[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -54,8 +54,8 @@ def draw_report(
     """
     check_measured(rows, "report.plot()")
     told = remarks(findings)
-    worst = _worst(findings)
-    parts = [*_of_rows(rows, worst), *_of_signal(signal, worst)]
+    marked = [finding for severity in ("warning", "error") for finding in findings if finding.severity == severity]
+    parts = [*_of_rows(rows, marked), *_of_signal(signal, marked)]
     if not parts:
         parts.append(_Part((1.0,), _draw_nothing))
     if told:
@@ -87,15 +87,16 @@ class _Part:
     labels: float = 0.0
 
 
-def _of_rows(rows: Sequence[Row], worst: Mapping[str, Finding]) -> list[_Part]:
+def _of_rows(rows: Sequence[Row], marked: Sequence[Finding]) -> list[_Part]:
     if not rows:
         return []
     modules = group([_module(row) for row in rows])
+    worst = {finding.where: finding for finding in marked}
     draw = partial(draw_spread, rows=rows, grouping=modules, worst=worst)
     return [_Part(heights_of(strip_of(rows)), draw, _TITLE + _height_of_names(modules))]
 
 
-def _of_signal(signal: Sequence[LayerSignal], worst: Mapping[str, Finding]) -> list[_Part]:
+def _of_signal(signal: Sequence[LayerSignal], marked: Sequence[Finding]) -> list[_Part]:
     if not signal:
         return []
     layers = group([layer.name for layer in signal])
@@ -104,7 +105,7 @@ def _of_signal(signal: Sequence[LayerSignal], worst: Mapping[str, Finding]) -> l
     parts = []
     for what in kinds:
         is_last = what == kinds[-1] and not has_dead
-        draw = partial(draw_signal, signal=signal, what=what, grouping=layers, worst=worst, is_labelled=is_last)
+        draw = partial(draw_signal, signal=signal, what=what, grouping=layers, marked=marked, is_labelled=is_last)
         names = _height_of_names(layers) if is_last else 0.0
         parts.append(_Part(heights_of(signal_strip(signal, what)), draw, _TITLE / 2 + names))
     if has_dead:
@@ -156,11 +157,3 @@ def _module(row: Row) -> str:
 def _height_of_names(grouping: Grouping) -> float:
     """Inches that the names below an axis need."""
     return 0.15 + 0.075 * min(LONGEST, max((len(found.name) for found in grouping.groups), default=0))
-
-
-def _worst(findings: Sequence[Finding]) -> dict[str, Finding]:
-    found: dict[str, Finding] = {}
-    for finding in sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)):
-        if finding.severity != "info":
-            found.setdefault(finding.where, finding)
-    return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightning_init.report.findings import Finding
 from lightning_init.report.plots.style import INK, MARKS, TEXT
+from lightning_init.report.signal_findings import is_about_gradients
 from lightning_init.text import some
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ MOST = 8
 """How many are told; the report has all of them."""
 
 _LINE = 0.155  # Inches.
-_CHARACTERS = 155  # Of small text, on the width of a figure.
+_CHARACTERS = 170  # Of small text, on the width of a figure.
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Remark:
 
 def remarks(findings: Sequence[Finding]) -> list[Remark]:
     """What is told, the worst first."""
-    alike: dict[tuple[str, str, str | None], list[Finding]] = {}
+    alike: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
-        alike.setdefault((finding.severity, finding.code, finding.source), []).append(finding)
+        kind = (finding.severity, finding.code, finding.source, is_about_gradients(finding))
+        alike.setdefault(kind, []).append(finding)
     groups = sorted(alike.values(), key=lambda those: list(MARKS).index(those[0].severity))
     told = [Remark(those[0], tuple(textwrap.wrap(_told(those), _CHARACTERS))) for those in groups[:MOST]]
     if left := sum(map(len, groups[MOST:])):

@@ -12,6 +12,7 @@ from lightning_init.report.plots.scale import new_panel
 from lightning_init.report.plots.spread import draw_marks
 from lightning_init.report.plots.style import WIDTH, dot_size, tidy
 from lightning_init.report.signal import LayerSignal
+from lightning_init.report.signal_findings import is_about_gradients
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ __all__ = ["DEAD", "SIGNALS", "draw_dead", "draw_signal", "signal_strip"]
 
 SIGNALS: Mapping[str, tuple[str, str, str]] = {
     "std": ("Forward: activations, in the order of the forward pass", "std of the output (log)", "#0072b2"),
-    "gradient_std": ("Backward: gradients of the loss", "std of the gradient (log)", "#009e73"),
+    "gradient_std": ("Backward: gradients with respect to these outputs", "std of the gradient (log)", "#009e73"),
 }
 """The title, label and colour of what is drawn of each layer."""
 
@@ -40,7 +41,7 @@ def draw_signal(
     signal: Sequence[LayerSignal],
     what: str,
     grouping: Grouping,
-    worst: Mapping[str, Finding],
+    marked: Sequence[Finding],
     *,
     is_labelled: bool,
 ) -> None:
@@ -52,7 +53,7 @@ def draw_signal(
         signal: The layers, in the order of the forward pass; at least one.
         what: A key of `SIGNALS`.
         grouping: Their names.
-        worst: The worst finding of each layer that has any.
+        marked: The findings about them that are marked, the worst last.
         is_labelled: Write the names.
     """
     title, ylabel, colour = SIGNALS[what]
@@ -71,7 +72,8 @@ def draw_signal(
         if at:
             x, y = zip(*at, strict=True)
             ax.scatter(x, y, s=size, c=colour, zorder=3, linewidths=0)
-    draw_marks([(*places[i], i, worst[signal[i].name]) for i in places if signal[i].name in worst], size)
+    found = {finding.where: finding for finding in marked if is_about_gradients(finding) == (what != "std")}
+    draw_marks([(*places[i], i, found[signal[i].name]) for i in places if signal[i].name in found], size)
 
 
 def draw_dead(figure: Figure, specs: Sequence[SubplotSpec], signal: Sequence[LayerSignal], grouping: Grouping) -> None:
