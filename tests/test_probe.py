@@ -409,6 +409,20 @@ def test_activations_are_not_kept() -> None:
     assert max(alive) <= alive[0]
 
 
+def test_gradients_of_weights_are_not_kept() -> None:
+    first, second = nn.Linear(3, 4), nn.Linear(4, 2)
+    module, seen = nn.Sequential(first, second), list[Tensor | None]()
+
+    def step(batch: Tensor) -> Tensor:
+        inner = first(batch)
+        # By then the gradient of the second layer's weight has been computed.
+        inner.register_hook(lambda gradient: seen.append(second.weight.grad))
+        return second(inner).square().sum()  # type: ignore[no-any-return]  # a tensor
+
+    probe(module, torch.randn(5, 3), step=step)
+    assert seen == [None]
+
+
 def test_layers_that_are_wrapped_have_the_names_of_the_user() -> None:
     module = nn.DataParallel(nn.Sequential(nn.Linear(2, 2)))
     assert [layer.name for layer in probe(module, torch.randn(2, 2))] == ["0"]
