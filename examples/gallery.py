@@ -1,7 +1,7 @@
 """What a healthy start looks like, and a sick one: the pictures of the README.
 
 ``python examples/gallery.py`` prints the table and the findings of both, and writes ``healthy.png`` and ``sick.png``
-into ``docs``, or into the folder that is given.
+into ``pictures`` beside it, or into the folder that is given.
 """
 
 # ruff: noqa: C408 - rules are written as dict(type=...), as in the configs of OpenMMLab
@@ -66,4 +66,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs"))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "pictures")

@@ -109,11 +109,11 @@ def test_gallery(tmp_path: Path) -> None:
     (told,) = [line for line in sick.splitlines() if line.startswith("warning")]
     assert "activations or gradients that shrink from layer to layer: body.8, body.18 [DeepNet.init_cfg[0]]" in told
     for name in ("healthy", "sick"):
-        for picture in (tmp_path / "pictures" / f"{name}.png", EXAMPLES.parent / "docs" / f"{name}.png"):
+        for picture in (tmp_path / "pictures" / f"{name}.png", EXAMPLES / "pictures" / f"{name}.png"):
             with Image.open(picture) as opened:
                 assert opened.width == 1100
             assert picture.stat().st_size < 100_000
-        assert f"](docs/{name}.png)" in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+        assert f"](examples/pictures/{name}.png)" in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
 
 
 def margin(section: str) -> float:
