@@ -15,7 +15,7 @@ from lightning_init.errors import Fault, InitError
 from lightning_init.materialize import has_meta, with_storage
 from lightning_init.storage import Storage
 from lightning_init.tree import Tree, join
-from lightning_init.units import has_units
+from lightning_init.units import FLATTENED, has_units
 
 __all__ = ["gets_storage_later", "prepare", "refuse_meta", "release", "storage"]
 
@@ -36,10 +36,20 @@ class _Allocation:
         self._made: dict[int, tuple[Tensor, weakref.ref[Tensor]]] = {}
 
     def __call__(self, module: nn.Module) -> None:
+        self._give(module)
+
+    def give_ignored(self, ignored: list[Any], root: nn.Module) -> list[Any]:
+        """Gives storage to modules with all below them, and to parameters; the same, with what stands for those now."""
+        for state in ignored:
+            for part in state.modules() if isinstance(state, nn.Module) else root.modules():
+                self._give(part, None if isinstance(state, nn.Module) else state)
+        return [self._made[id(state)][1]() if id(state) in self._made else state for state in ignored]
+
+    def _give(self, module: nn.Module, only: Tensor | None = None) -> None:
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for held in tables:
             for name, tensor in held.items():
-                if tensor is not None and tensor.is_meta:
+                if tensor is not None and tensor.is_meta and (only is None or tensor is only):
                     held[name] = self._storage_of(tensor, name)
                     self.blank.add((module, name))
 
@@ -49,7 +59,7 @@ class _Allocation:
             self._made[id(tensor)] = tensor, weakref.ref(made)
             return made
         found = self._made[id(tensor)][1]()
-        if found is None or getattr(found, "_fsdp_flattened", False):
+        if found is None or getattr(found, FLATTENED, False):
             raise InitError(f"{name!r} is tied to a parameter of another FSDP unit; tie them within one unit")
         return found
 
@@ -99,10 +109,7 @@ def gets_storage_later(strategy: Strategy, pl_module: pl.LightningModule) -> boo
     for key in ("ignored_modules", "ignored_states"):
         if strategy.kwargs.get(key) is not None and isinstance(hook, _Allocation):
             # It may be an iterator.
-            strategy.kwargs[key] = ignored = list(strategy.kwargs[key])
-            for module in ignored:
-                for part in module.modules() if isinstance(module, nn.Module) else ():
-                    hook(part)
+            strategy.kwargs[key] = hook.give_ignored(list(strategy.kwargs[key]), pl_module)
     return True
 
 

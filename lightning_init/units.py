@@ -12,14 +12,32 @@ from lightning_init.errors import Fault, InitError
 from lightning_init.flat import FlatRange, FlatShard
 from lightning_init.wrappers import is_fsdp
 
-__all__ = ["has_units", "unflattened"]
+__all__ = ["FLATTENED", "has_units", "held_flat", "unflattened"]
 
 _FLAT = "_flat_param"
+
+FLATTENED = "_fsdp_flattened"
+"""An attribute that FSDP1 gives to its flat parameters and, if it keeps them, to those that these are made of."""
 
 
 def has_units(module: nn.Module) -> bool:
     """A part of it is wrapped by FSDP1."""
     return any(map(is_fsdp, module.modules()))
+
+
+def held_flat(module: nn.Module) -> list[str]:
+    """The parameters of a module itself of which it has no more than a range of elements, as this rank holds it.
+
+    A parameter of one dimension that lies alone is taken for such a range, even where FSDP has gathered it.
+    """
+    flat = {name: held for name, held in module._parameters.items() if getattr(held, FLATTENED, False)}
+    is_whole = any(held is not None and held.dim() > 1 for held in flat.values())
+    return [*([] if is_whole else flat), *_views(module)]
+
+
+def _views(module: nn.Module) -> list[str]:
+    """The same with ``use_orig_params=False``, where views of what was the flat parameter stand for parameters."""
+    return [name for name, held in vars(module).items() if getattr(getattr(held, "_base", None), FLATTENED, False)]
 
 
 @contextmanager
@@ -115,7 +133,8 @@ def _refuse_strays(module: nn.Module) -> None:
     strays = [
         name
         for name, parameter in module.named_parameters()
-        if getattr(parameter, "_fsdp_flattened", False) and not isinstance(parameter, FlatShard)
+        if getattr(parameter, FLATTENED, False) and not isinstance(parameter, FlatShard)
     ]
+    strays += [f"{path}.{name}".lstrip(".") for path, part in module.named_modules() for name in _views(part)]
     if strays:
-        raise InitError([Fault(name, told) for name in strays])
+        raise InitError([Fault(name.replace("_fsdp_wrapped_module.", ""), told) for name in strays])

@@ -54,6 +54,7 @@ from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.initializers.write import Write, write_all
 from lightning_init.registry import Registry
 from lightning_init.scope import LayerSpec, is_layer, layer_names
+from lightning_init.units import held_flat
 from lightning_init.workers import Workers, in_turn
 
 __all__ = [
@@ -300,7 +301,7 @@ def write_modules(initializer: WeightInitializer, modules: Iterable[tuple[str, n
         [
             Write(tree.join(path, name), module, name, *fills[name])
             for path, module in modules
-            for name in tree.parameter_names(module)
+            for name in dict.fromkeys([*tree.parameter_names(module), *held_flat(module)])
             if name in fills
         ]
     )

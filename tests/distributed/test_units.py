@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 
-from lightning_init import init_weights
+from lightning_init import KaimingInit, constant_init, init_weights, normal_init
 from lightning_init.digests import digest
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import Told, told
@@ -87,6 +87,20 @@ def untouched(module: nn.Module) -> bool:
     return outcome.error == "InitConfigError" and all(p is before[n] for n, p in module.named_parameters())
 
 
+def by_hand(*, use_orig_params: bool) -> tuple[Told, Told, bool, Told]:
+    """The functional API on a layer and an initializer on all, and again where FSDP has gathered the weights."""
+    module = flattened(use_orig_params=use_orig_params)
+    # Those inside have only weights that are flat.
+    inner, before = module.module.first, gathered(module)
+    outside = told(lambda: normal_init(inner)), told(lambda: KaimingInit(layer="Linear")(module))
+    is_unchanged = gathered(module) == before
+    with FullyShardedDataParallel.summon_full_params(module):
+        inside = told(lambda: constant_init(inner, 2, bias=3))
+        assert bool((inner.weight == 2).all())
+        assert bool((inner.bias == 3).all())
+    return *outside, is_unchanged, inside
+
+
 def of_all(folder: Path) -> dict[str, Any]:
     inner = flattened()
     loaded = {"type": "Pretrained", "checkpoint": str(folder / "w.pth"), "on_mismatch": "adapt"}
@@ -100,6 +114,10 @@ def of_all(folder: Path) -> dict[str, Any]:
         "after a forward pass": after_a_forward(),
         "while summoned": while_summoned(),
         "untouched": [untouched(flattened(use_orig_params=kind)) for kind in (True, False)],
+        "by hand": [by_hand(use_orig_params=kind) for kind in (True, False)],
+        "of a part, without originals": told(
+            lambda: init_weights(flattened(use_orig_params=False).module.first, RULES[0])
+        ),
         "of a part": told(lambda: init_weights(inner.module, RULES)),
         "report of a part": told(lambda: init_weights(inner, RULES).measure()),
     }
@@ -121,7 +139,13 @@ def test_the_bits_of_a_single_process(tmp_path: Path) -> None:
         assert found["after a forward pass"] == 15
         assert "is gathered by FSDP; do this outside of summon_full_params" in found["while summoned"].message
         assert found["untouched"] == [True, True]
-        for case in ("of a part", "report of a part"):
+        for layer, everything, is_unchanged, inside in found["by hand"]:
+            assert layer.error == everything.error == "InitConfigError"
+            assert "weight: cannot be written: it is a part of a flat parameter of FSDP" in layer.message
+            assert "wide.weight: cannot be written: it is a part of a flat parameter of FSDP" in everything.message
+            assert is_unchanged
+            assert not inside.error
+        for case in ("of a part", "of a part, without originals", "report of a part"):
             assert found[case].error == "InitError"
             assert "out of reach: give the FSDP module itself" in found[case].message
 
