@@ -146,7 +146,7 @@ def again(module: FlatNet, *, same: bool = False, ours: bool = True) -> tuple[bo
     """Whether a second fit starts from what was trained, and trains."""
     seen = Seen()
     first, second = ([InitWeightsCallback(seed=seed, log=())] if ours else [] for seed in (7, 8))
-    made = trainer(strategy=CpuFSDP(), devices=2, callbacks=[seen, *first])
+    made: Any = trainer(strategy=CpuFSDP(), devices=2, callbacks=[seen, *first])
     made.fit(module, loader())
     trained = whole(made.strategy.model)
     if same:

@@ -91,7 +91,8 @@ def by_hand(*, use_orig_params: bool) -> tuple[Told, Told, bool, Told]:
     """The functional API on a layer and an initializer on all, and again where FSDP has gathered the weights."""
     module = flattened(use_orig_params=use_orig_params)
     # Those inside have only weights that are flat.
-    inner, before = module.module.first, gathered(module)
+    inner: Any = module.module.first
+    before = gathered(module)
     outside = told(lambda: normal_init(inner)), told(lambda: KaimingInit(layer="Linear")(module))
     is_unchanged = gathered(module) == before
     with FullyShardedDataParallel.summon_full_params(module):
@@ -116,7 +117,7 @@ def of_all(folder: Path) -> dict[str, Any]:
         "untouched": [untouched(flattened(use_orig_params=kind)) for kind in (True, False)],
         "by hand": [by_hand(use_orig_params=kind) for kind in (True, False)],
         "of a part, without originals": told(
-            lambda: init_weights(flattened(use_orig_params=False).module.first, RULES[0])
+            lambda: init_weights(flattened(use_orig_params=False).module.get_submodule("first"), RULES[0])
         ),
         "of a part": told(lambda: init_weights(inner.module, RULES)),
         "report of a part": told(lambda: init_weights(inner, RULES).measure()),
