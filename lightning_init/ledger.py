@@ -138,7 +138,7 @@ class Ledger:
             if not any(map(is_sharded, slot.tensors)):
                 whole[slot.name] = digest(slot.tensors)
                 continue
-            whole[slot.name] = f"spread over ranks {self.samples.get(slot.name, '')}"
+            whole[slot.name] = " ".join(filter(None, ["spread over ranks", self.samples.get(slot.name)]))
             if any(map(is_copied, slot.tensors)):
                 held = "; ".join(described(tensor) for tensor in slot.tensors)
                 shares[f"{slot.name}[{held}]"] = digest(slot.tensors)
