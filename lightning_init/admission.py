@@ -72,4 +72,4 @@ def _unwritable(claim: Claim, *, gets_storage: bool) -> Iterator[Fault]:
 
 def _fill(claim: Fill, tensor: Tensor) -> None:
     # Of any seed: what matters of the numbers, that they are all zero say, is the law's.
-    claim.write(tensor, Stream(0, claim.slot.key, tensor.device).generator)
+    claim.recipe.write(tensor, Stream(0, claim.slot.key, tensor.device))

@@ -19,8 +19,7 @@ def refuse_nan(claim: Fill) -> None:
     Raises:
         InitConfigError: There is a NaN in it.
     """
-    ours = type(claim.initializer).__module__.partition(".")[0] == __package__
-    if not (ours or claim.is_bias) and any(map(_has_nan, claim.slot.tensors)):
+    if not (claim.recipe.is_ours or claim.recipe.is_bias) and any(map(_has_nan, claim.slot.tensors)):
         raise InitConfigError([Fault(claim.source, f"{claim.what} wrote NaN into {claim.slot.name!r}")])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from lightning_init.ledger import Ledger, Written
 from lightning_init.plan import InitPlan
 from lightning_init.report.findings import Finding
-from lightning_init.report.rows import Expected
 from lightning_init.settings import Settings
 from lightning_init.steps import Call, FillStep, LoadStep, flat
 from lightning_init.tree import Tree
@@ -26,8 +25,7 @@ def foreseen(plan: InitPlan, tree: Tree) -> tuple[Finding, ...]:
         if isinstance(step, FillStep):
             for claim in step.claims:
                 if claim in plan.executed:
-                    by = Written(claim.source, claim.what, Expected.of(claim.expected), claim.is_random)
-                    ledger.filled(claim.slot.name, by)
+                    ledger.filled(claim.slot.name, Written.by_rule(claim.source, claim.recipe, claim.slot))
         elif isinstance(step, LoadStep):
             ledger.read(step, [(claim.slot.name, claim.what) for claim in step.claims if claim in plan.executed])
         elif isinstance(step, Call):

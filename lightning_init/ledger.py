@@ -14,6 +14,7 @@ from lightning_init.digests import digest
 from lightning_init.errors import Fault, InitConfigError, InitWarning
 from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan
+from lightning_init.recipe import Recipe
 from lightning_init.report import Coverage, Expected, InitReport, Row
 from lightning_init.report.roles import is_scale, padding, units
 from lightning_init.settings import Settings
@@ -41,6 +42,13 @@ class Written:
     initializer: str | None = None
     expected: Expected | None = None
     is_random: bool = False
+
+    @classmethod
+    def by_rule(cls, source: str, recipe: Recipe, slot: Slot) -> Written:
+        """A rule has filled a slot."""
+        # What a parametrization makes of the numbers, nobody knows.
+        law = None if slot.parts else recipe.expected(slot.shape)
+        return cls(source, recipe.what, Expected.of(law), recipe.is_random(slot.shape))
 
 
 @dataclass

@@ -13,6 +13,7 @@ from lightning_init.elsewhere import initialised_elsewhere
 from lightning_init.errors import Fault, InitError
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.methods import own_method
+from lightning_init.recipe import Recipe
 from lightning_init.selection import Selection
 from lightning_init.steps import Call, Done, Fill, FillStep, Load, LoadStep, Step
 from lightning_init.text import some
@@ -147,14 +148,14 @@ class Planner:
         rule = self._resolved(rule, selection)
         meant = dict(selection.parameters(rule.scope))
         claims = []
+        recipes = [Recipe.of(initializer, is_bias=is_bias) for is_bias in (False, True)]
         spared = () if rule.scope.name else self._spared(rule, meant)
         for slot, name in meant.items():
             if slot in spared:
                 continue
-            is_bias = name == "bias" and not rule.bias_by_initializer
-            what = initializer.describe_bias() if is_bias else initializer.describe()
+            recipe = recipes[name == "bias" and not rule.bias_by_initializer]
             if slot not in self.kept:
-                claims.append(Fill(slot, rule.where, what, initializer, is_bias))
+                claims.append(Fill(slot, rule.where, recipe.what, recipe))
         self.faults.extend(fault for slot, fault in selection.undone_by_hooks(rule) if slot not in self.kept)
         if not meant and (rule.scope or not rule.overrides):
             self._matches_nothing(rule, selection)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ __all__ = ["BLOCK", "Stream", "draw_seed", "isolated"]
 BLOCK = 2**18
 """Elements that one generator draws."""
 
-_KEY = "lightning_init/1|{seed}|{name}|{part}"
+_PREFIX = "lightning_init/1|"
 
 # `Generator.get_state()` of a CPU generator: seed, words left before the next twist, whether it is seeded, index of the
 # next word; 624 words of mt19937 in slots of 64 bits; then a cache of normal numbers, empty here.
@@ -52,7 +53,21 @@ class Stream:
 
     def generator(self, block: int) -> torch.Generator:
         """A fresh generator that stands at the start of a block."""
-        return _generator(_KEY.format(seed=self.seed, name=self.name, part=block), self.device)
+        return _generator(self._key(block), self.device)
+
+    def lent(self, block: int, words: int = _WORDS) -> torch.Generator:
+        """A generator that stands at the start of a block, and is this thread's own until the next one is lent.
+
+        Args:
+            block: The block.
+            words: How many words will be drawn from it at most; only so many are made, if it is a CPU's.
+        """
+        if self.device.type != "cpu":
+            return self.generator(block)
+        return _desk.lend(self._key(block), min(words, _WORDS))
+
+    def _key(self, block: int) -> str:
+        return f"{_PREFIX}{self.seed}|{self.name}|{block}"
 
 
 def _generator(key: str, device: torch.device) -> torch.Generator:
@@ -67,12 +82,33 @@ def _generator(key: str, device: torch.device) -> torch.Generator:
 
 
 def _cpu_state(words: bytes) -> Tensor:
+    state, slots = _blank_state()
+    slots[::2] = memoryview(words).cast("I")
+    return state
+
+
+def _blank_state() -> tuple[Tensor, memoryview]:
+    """A state of which the words are still to be put, one into every other item of the memory."""
     state = bytearray(_STATE_BYTES)
     start = len(_HEADER)
     state[:start] = _HEADER
-    slots = memoryview(state)[start : start + 8 * _WORDS].cast("I")
-    slots[::2] = memoryview(words).cast("I")
-    return torch.frombuffer(state, dtype=torch.uint8)
+    return torch.frombuffer(state, dtype=torch.uint8), memoryview(state)[start : start + 8 * _WORDS].cast("I")
+
+
+class _Desk(threading.local):
+    """For each thread a generator of the CPU, and a state to set it to: made anew they cost more than a small draw."""
+
+    def __init__(self) -> None:
+        self._generator = torch.Generator(_CPU)
+        self._state, self._slots = _blank_state()
+
+    def lend(self, key: str, words: int) -> torch.Generator:
+        # What stands behind these words, from before, is never drawn.
+        self._slots[: 2 * words : 2] = memoryview(hashlib.shake_128(key.encode()).digest(4 * words)).cast("I")
+        return self._generator.set_state(self._state)
+
+
+_desk = _Desk()
 
 
 @contextmanager
@@ -84,7 +120,7 @@ def isolated(seed: int, name: str, devices: Iterable[torch.device] = ()) -> Iter
         name: The qualified name of the module.
         devices: Devices whose default generators are seeded as well as the CPU's.
     """
-    key = _KEY.format(seed=seed, name=name, part="init_weights")
+    key = f"{_PREFIX}{seed}|{name}|init_weights"
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.set_rng_state(_generator(key, _CPU).get_state())

@@ -219,7 +219,8 @@ def is_sharded(tensor: Tensor) -> TypeIs[Spread]:
 
 def is_summed(tensor: Tensor) -> TypeIs[DTensor]:
     """It is spread over ranks as sums that are still to be added up, of which no share can be written or read."""
-    return any(placement.is_partial() for placement in getattr(tensor, "placements", ()))
+    placements = getattr(tensor, "placements", ())
+    return bool(placements) and any(placement.is_partial() for placement in placements)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TypeAlias
-
-from torch import Tensor
 
 from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import CheckpointError
-from lightning_init.initializers.base import TensorInitializer, WeightInitializer
-from lightning_init.initializers.fill import BlockGenerators, can_hold, fill_
-from lightning_init.initializers.laws import ConstantLaw, Law
+from lightning_init.recipe import Recipe
 from lightning_init.tree import Node, Slot
-from lightning_init.workers import Workers, in_turn
 
 __all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat", "settle"]
 
@@ -40,44 +34,17 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Fill(Claim):
-    """A rule fills a slot; with ``is_bias``, by the rule's ``bias``."""
+    """A rule fills a slot.
 
-    initializer: WeightInitializer
-    is_bias: bool
+    Attributes:
+        recipe: What with.
+    """
 
-    @cached_property
-    def expected(self) -> Law | None:
-        """The law of the numbers; None where there is no such law.
-
-        Raises:
-            InitConfigError: The initializer cannot fill a tensor of this shape.
-        """
-        return self.initializer.bias_law if self.is_bias else self.initializer.expected(self.slot.shape)
-
-    @property
-    def is_concurrent(self) -> bool:
-        """It may be written while others are, as a whole: its numbers are not drawn in blocks."""
-        return isinstance(self.initializer, TensorInitializer) and self.initializer.concurrent and not self.is_bias
-
-    @property
-    def is_random(self) -> bool:
-        """Its numbers are drawn."""
-        if isinstance(self.initializer, TensorInitializer) and not self.is_bias:
-            return self.initializer.is_random
-        return not isinstance(self.expected, ConstantLaw)
-
-    def write(self, tensor: Tensor, generators: BlockGenerators, workers: Workers = in_turn) -> None:
-        """Fills a tensor of the slot's shape."""
-        if self.is_bias:
-            fill_(tensor, self.initializer.bias_law, generators)
-        else:
-            self.initializer.write_(tensor, generators, workers)
+    recipe: Recipe
 
     def obstacle(self) -> str | None:
         """Why the slot cannot be filled; None if it can."""
-        if self.is_bias:
-            return can_hold(self.slot.dtype, self.initializer.bias_law)
-        return self.initializer.obstacle(self.slot.shape, self.slot.dtype)
+        return self.recipe.obstacle(self.slot.shape, self.slot.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ class Slot:
         """Its other names."""
         return self.names[1:]
 
-    @cached_property
+    @property
     def key(self) -> str:
         """The name of its random stream: the smallest one, so that the order of registration does not count."""
         return min(self.names)

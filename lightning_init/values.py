@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from lightning_init import sharding
+from lightning_init.gradients import no_gradients
 from lightning_init.parametrized import assign, computed, obstacle, parametrizations
 from lightning_init.tree import Slot, parameter
 
@@ -25,7 +25,7 @@ def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
         name: Its plain attribute.
         fill: Gets a detached tensor of its shape, type and device, and fills it.
     """
-    with torch.no_grad():
+    with no_gradients():
         is_parametrized = name in parametrizations(module)
         # Not empty_like: a filler may leave elements as they are.
         tensor = computed(module, name).clone() if is_parametrized else parameter(module, name).detach()
@@ -42,7 +42,11 @@ def _zero_padding(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 def write_slot(slot: Slot, fill: Callable[[Tensor], None]) -> None:
     """Writes a slot; a padding row stays zero whichever of the tied modules it belongs to."""
-    write(*slot.places[0], lambda tensor: _fill_all(slot, tensor, fill))
+    if slot.parts:
+        write(*slot.places[0], lambda tensor: _fill_all(slot, tensor, fill))
+    else:
+        with no_gradients():
+            _fill_all(slot, slot.tensor.detach(), fill)
 
 
 def trial(slot: Slot, fill: Callable[[Tensor], None] | None = None) -> str | None:
@@ -73,7 +77,7 @@ def copy_(slot: Slot, value: Tensor) -> None:
         value: Of the slot's shape; its type and device are converted.
     """
     module, name = slot.places[0]
-    with torch.no_grad():
+    with no_gradients():
         if slot.parts:
             # A right inverse may keep what it gets, and this may be a view of a file.
             assign(module, name, value.to(slot.tensors[0], copy=True))

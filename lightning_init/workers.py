@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from lightning_init.gradients import no_gradients
+
 __all__ = ["Workers", "in_turn", "one_core"]
 
 T = TypeVar("T")
@@ -67,7 +69,7 @@ in_turn = Workers(1)
 
 def _without_gradients(piece: Callable[[], T]) -> T:
     # Threads do not inherit this from the one that started them.
-    with torch.no_grad():
+    with no_gradients():
         return piece()
 
 

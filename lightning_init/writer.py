@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,8 +15,9 @@ from lightning_init.checkpoint.samples import sample
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.finite import refuse_nan
 from lightning_init.garbage import uncollected
+from lightning_init.gradients import no_gradients
 from lightning_init.ledger import Ledger, Written
-from lightning_init.report import Expected
+from lightning_init.recipe import Recipe
 from lightning_init.rng import Stream, isolated
 from lightning_init.sharding import is_sharded
 from lightning_init.steps import Claim, Fill, Load, LoadStep
@@ -42,6 +43,7 @@ class Writer:
     seed: int
     workers: Workers
     replaced: dict[nn.Module, str] = field(default_factory=dict)
+    _by_rule: dict[tuple[Recipe, tuple[int, ...], bool], Written] = field(default_factory=dict, init=False)
 
     def fill(self, claims: Sequence[Fill]) -> None:
         """A rule fills slots.
@@ -52,29 +54,35 @@ class Writer:
         Raises:
             InitConfigError: A method has replaced a module that held one, or an initializer of a user writes NaN.
         """
-        for claim in claims:
+        for claim in claims if self.replaced else ():
             self._refuse_replaced(claim)
-        with uncollected():
+        with uncollected(), no_gradients():
             beside = []
             for claim in claims:
-                if claim.is_concurrent and _is_plain(claim.slot):
+                if claim.recipe.is_concurrent and _is_plain(claim.slot):
                     beside.append(partial(self._fill, claim))
                 else:
                     self._fill(claim)
             self.workers.run(beside)
 
     def _fill(self, claim: Fill) -> None:
-        slot = claim.slot
+        slot, recipe = claim.slot, claim.recipe
         device = torch.device("cpu") if self.ledger.settings.rng_device == "cpu" else slot.tensors[0].device
         stream = Stream(self.seed, slot.key, device)
         # Other devices have threads of their own.
         workers = self.workers if device.type == "cpu" else in_turn
         with self._right_inverse(slot):
-            write_slot(slot, lambda tensor: claim.write(tensor, stream.generator, workers))
-        # What a parametrization makes of the numbers, nobody knows.
-        law = None if slot.parts else claim.expected
-        self.ledger.filled(slot.name, Written(claim.source, claim.what, Expected.of(law), claim.is_random))
+            write_slot(slot, lambda tensor: recipe.write(tensor, stream, workers))
+        self.ledger.filled(slot.name, self._told(claim))
         refuse_nan(claim)
+
+    def _told(self, claim: Fill) -> Written:
+        """What the ledger says of a filled slot: the same for all of a shape that one rule fills."""
+        slot = claim.slot
+        key = claim.recipe, slot.shape, bool(slot.parts)
+        if key not in self._by_rule:
+            self._by_rule[key] = Written.by_rule(claim.source, claim.recipe, slot)
+        return self._by_rule[key]
 
     def load(self, step: LoadStep, claims: Sequence[Load]) -> None:
         """A checkpoint fills slots: rank zero first, then the others, or all from what rank zero reads.
@@ -106,14 +114,11 @@ class Writer:
         if self.ledger.settings.sync != "broadcast" and any(map(is_sharded, claim.slot.tensors)):
             self.ledger.samples[claim.slot.name] = sample(step.checkpoint, step.match.loaded[claim.name])
 
-    @contextmanager
-    def _right_inverse(self, slot: Slot) -> Iterator[None]:
+    def _right_inverse(self, slot: Slot) -> AbstractContextManager[None]:
         """Some right inverses draw random numbers of their own."""
         if not slot.parts:
-            yield
-            return
-        with isolated(self.seed, slot.key, {tensor.device for tensor in slot.tensors}):
-            yield
+            return nullcontext()
+        return isolated(self.seed, slot.key, {tensor.device for tensor in slot.tensors})
 
     def _refuse_replaced(self, claim: Claim) -> None:
         slot = claim.slot

@@ -3,10 +3,12 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from lightning_init.initializers.laws import Law, NormalLaw, UniformLaw
 from lightning_init.rng import Stream, draw_seed, isolated
 
 
@@ -42,12 +44,36 @@ def test_a_fresh_generator_every_time() -> None:
     assert torch.equal(both[1], draw(0, "a", 1, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("law", [NormalLaw(0.5, 2), UniformLaw(-1, 2)])
+def test_a_law_draws_no_more_words_than_it_says(law: Law, dtype: torch.dtype) -> None:
+    stream = Stream(0, "a")
+    for block, numel in enumerate(range(700)):
+        expected, drawn = torch.empty(2, numel, dtype=dtype)
+        law.fill(expected, stream.generator(block))
+        # The words of another stream stand behind those that are asked for.
+        stream.lent(10_000 + block)
+        words = law.words(numel)
+        assert words is not None
+        law.fill(drawn, stream.lent(block, words))
+        assert torch.equal(drawn, expected), numel
+
+
+def test_every_thread_is_lent_a_generator_of_its_own() -> None:
+    stream = Stream(0, "a")
+    mine = stream.lent(0)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(stream.lent, 1).result()
+    assert torch.equal(torch.rand(4, generator=mine), draw(0, "a", 0, 4))
+    assert torch.equal(torch.rand(4, generator=other), draw(0, "a", 1, 4))
+
+
 def test_normal_numbers_do_not_carry_over_between_blocks() -> None:
     # A scalar draw leaves the second number of its pair in the generator it came from.
     stream = Stream(0, "a")
     expected = torch.randn(1, generator=stream.generator(1))
-    torch.randn(1, generator=stream.generator(0))
-    assert torch.equal(torch.randn(1, generator=stream.generator(1)), expected)
+    torch.randn(1, generator=stream.lent(0))
+    assert torch.equal(torch.randn(1, generator=stream.lent(1)), expected)
 
 
 def test_isolated_seeds_the_default_generator_and_puts_it_back() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_init.errors import InitError
+from lightning_init.gradients import no_gradients
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.rng import BLOCK
 from lightning_init.sharding import Share, boxes, copy_, is_summed, local
@@ -25,9 +26,11 @@ __all__ = [
     "blocks",
     "can_hold",
     "default_generators",
+    "draw_",
     "fill_",
     "fill_whole_",
     "obstacle_of_placement",
+    "refuse_place",
 ]
 
 BlockGenerators: TypeAlias = Callable[[int], torch.Generator | None]
@@ -119,12 +122,24 @@ def _drawn_in(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in _DRAWN else torch.float32
 
 
-def _refuse(tensor: Tensor, law: Law | None) -> None:
+def refuse_place(tensor: Tensor) -> None:
+    """Looks at where a tensor is, whatever it is to be filled with.
+
+    Raises:
+        InitError: It has no storage to write into, or none of a kind that can be written.
+    """
     if tensor.is_meta:
         raise InitError("the tensor is on the meta device and has no storage to write into; materialise it first")
     if tensor.layout is not torch.strided:
         raise InitError(f"a tensor of layout {tensor.layout} cannot be filled, only a dense one")
-    reason = can_hold(tensor.dtype, law) or obstacle_of_placement(tensor)
+    reason = obstacle_of_placement(tensor)
+    if reason:
+        raise InitError(reason)
+
+
+def _refuse(tensor: Tensor, law: Law | None) -> None:
+    refuse_place(tensor)
+    reason = can_hold(tensor.dtype, law)
     if reason:
         raise InitError(reason)
 
@@ -149,11 +164,17 @@ def fill_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Worker
         InitError: The tensor cannot hold such numbers, or has no storage. Nothing has been written.
     """
     _refuse(tensor, law)
-    with torch.no_grad():
+    draw_(tensor, law, generators, workers)
+
+
+def draw_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Workers) -> None:
+    """`fill_` for a tensor that is known to have storage and a type for such numbers."""
+    with no_gradients():
+        here = local(tensor)
         if isinstance(law, ConstantLaw):
-            law.fill(local(tensor))
+            law.fill(here)
             return
-        if local(tensor) is tensor and tensor.numel() <= BLOCK and tensor.dtype in _DRAWN and tensor.is_contiguous():
+        if here is tensor and tensor.numel() <= BLOCK and tensor.dtype in _DRAWN and tensor.is_contiguous():
             # The case of most tensors, without the cost of the general one.
             generator = generators(0)
             if _device(tensor, generator) == tensor.device:
@@ -224,7 +245,7 @@ def fill_whole_(
     generator = generators(0)
     here = local(tensor)
     device = _device(here, generator)
-    with torch.no_grad(), one_core():
+    with no_gradients(), one_core():
         if here is tensor and tensor.is_contiguous() and tensor.dtype in _DRAWN and device == tensor.device:
             draw(tensor, generator)
             return

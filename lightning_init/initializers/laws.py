@@ -47,6 +47,13 @@ class Law(ABC):
         """
         return None
 
+    def words(self, numel: int) -> int | None:  # noqa: ARG002  # for laws that know
+        """How many words of 32 bits `fill` draws from a CPU's generator at most, for a block of so many elements.
+
+        None where it is not known, or where `fill` uses the generator beyond its return.
+        """
+        return None
+
     @abstractmethod
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place.
@@ -132,6 +139,10 @@ class NormalLaw(Law):
         """3."""
         return 3.0
 
+    def words(self, numel: int) -> int:
+        """Two for a number of float64; torch draws pairs one at a time, or sixteens of which the last two overlap."""
+        return 2 * numel + 32
+
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""
         block.normal_(generator=generator).mul_(self.scale)
@@ -175,6 +186,10 @@ class UniformLaw(Law):
     def kurtosis(self) -> float:
         """9/5."""
         return 1.8
+
+    def words(self, numel: int) -> int:
+        """Two for a number of float64."""
+        return 2 * numel
 
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""

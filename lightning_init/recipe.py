@@ -1,0 +1,97 @@
+"""What one rule fills weights with, or biases, worked out once for all tensors of a shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lightning_init.errors import InitError
+from lightning_init.initializers.base import LawInitializer, TensorInitializer, WeightInitializer
+from lightning_init.initializers.fill import can_hold, draw_, refuse_place
+from lightning_init.initializers.laws import ConstantLaw, Law
+from lightning_init.rng import Stream
+from lightning_init.workers import Workers, in_turn
+
+__all__ = ["Recipe"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What one rule fills its weights with, or its biases.
+
+    Attributes:
+        initializer: The rule's initializer.
+        is_bias: Biases are filled, by the initializer's ``bias``.
+        what: The declared initializer with the arguments that count.
+        is_ours: The initializer is one of this library, whose arguments and laws are finite.
+        is_concurrent: A tensor may be filled while others are, as a whole: its numbers are not drawn in blocks.
+    """
+
+    initializer: WeightInitializer
+    is_bias: bool
+    what: str
+    is_ours: bool
+    is_concurrent: bool
+    _laws: dict[Shape, Law | None] = field(default_factory=dict, init=False)
+    _obstacles: dict[tuple[Shape, torch.dtype], str | None] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def of(cls, initializer: WeightInitializer, *, is_bias: bool) -> Recipe:
+        """The recipe for weights, or for biases."""
+        return cls(
+            initializer,
+            is_bias,
+            initializer.describe_bias() if is_bias else initializer.describe(),
+            type(initializer).__module__.partition(".")[0] == __package__,
+            isinstance(initializer, TensorInitializer) and initializer.concurrent and not is_bias,
+        )
+
+    def expected(self, shape: Shape) -> Law | None:
+        """The law of the numbers; None where there is no such law.
+
+        Raises:
+            InitConfigError: The initializer cannot fill a tensor of this shape.
+        """
+        if shape not in self._laws:
+            self._laws[shape] = self.initializer.bias_law if self.is_bias else self.initializer.expected(shape)
+        return self._laws[shape]
+
+    def obstacle(self, shape: Shape, dtype: torch.dtype) -> str | None:
+        """Why a tensor of that shape and type cannot be filled; None if it can."""
+        key = shape, dtype
+        if key not in self._obstacles:
+            self._obstacles[key] = self._obstacle(shape, dtype)
+        return self._obstacles[key]
+
+    def _obstacle(self, shape: Shape, dtype: torch.dtype) -> str | None:
+        return can_hold(dtype, self.expected(shape)) if self.is_bias else self.initializer.obstacle(shape, dtype)
+
+    def is_random(self, shape: Shape) -> bool:
+        """The numbers are drawn."""
+        if isinstance(self.initializer, TensorInitializer) and not self.is_bias:
+            return self.initializer.is_random
+        return not isinstance(self.expected(shape), ConstantLaw)
+
+    def write(self, tensor: Tensor, stream: Stream, workers: Workers = in_turn) -> None:
+        """Fills a tensor in place.
+
+        Raises:
+            InitError: It cannot be filled, for a reason that `obstacle` tells, or has no storage.
+        """
+        if not (self.is_bias or type(self.initializer).write_ is LawInitializer.write_):
+            self.initializer.write_(tensor, stream.generator, workers)
+            return
+        refuse_place(tensor)
+        shape = tuple(tensor.shape)
+        reason = self.obstacle(shape, tensor.dtype)
+        if reason:
+            raise InitError(reason)
+        law = self.expected(shape)
+        assert law is not None  # noqa: S101 - neither for biases nor for a `LawInitializer`
+        words = law.words(tensor.numel())
+        draw_(tensor, law, stream.generator if words is None else partial(stream.lent, words=words), workers)
