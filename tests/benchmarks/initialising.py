@@ -115,6 +115,16 @@ def laws(blocks: int, width: int, rounds: int) -> Iterator[tuple[str, ...]]:
         yield from contest(name, ways, rounds if name != "TruncNormal" else 1)
 
 
+def orthogonal(size: int) -> Iterator[tuple[str, ...]]:
+    model = nn.ModuleList(nn.Linear(size, size, bias=False) for _ in range(4))
+    rules = {"type": "Orthogonal", "layer": "Linear"}
+    ways: Ways = {
+        "torch.nn.init.orthogonal_": lambda: [nn.init.orthogonal_(weight) for weight in model.parameters()],
+        "lightning_init": partial(by_us, model, rules),
+    }
+    yield from contest(f"Orthogonal, 4 of {size} x {size}", ways, 1)
+
+
 def from_the_class(blocks: int, width: int, rounds: int) -> Iterator[tuple[str, ...]]:
     rules = config(RULES["Normal"])
 
@@ -202,7 +212,15 @@ def main() -> None:
     by_mmengine(nn.Linear(1, 1), RULES["Normal"])
     size = (arguments.blocks, arguments.width, arguments.rounds)
     rows: list[tuple[str, ...]] = [("what", "way", "seconds", "ratio to ours")]
-    for found in (laws(*size), from_the_class(*size), measuring(*size), many((2_000, 8_333), 1), callback(3), memory()):
+    for found in (
+        laws(*size),
+        orthogonal(4 * arguments.width),
+        from_the_class(*size),
+        measuring(*size),
+        many((2_000, 8_333), 1),
+        callback(3),
+        memory(),
+    ):
         rows += found
     millions = 12 * arguments.blocks * arguments.width**2 / 1e6
     print(f"a transformer of {millions:.0f} million parameters; {machine()}\n\n{columns(rows)}")
