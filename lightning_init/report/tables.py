@@ -15,6 +15,8 @@ __all__ = ["finding_lines", "grouped", "markdown_table", "overview"]
 # What the warnings and notes of a report tell already.
 _TOLD = {"untouched", "overwritten"}
 _NUMBERS = {*STATISTICS, "expected_mean", "expected_std"}
+# Of each trend, the numbers are what counts, and there are few.
+_ALONE = {"vanishing-signal", "exploding-signal"}
 
 
 def overview(rows: Sequence[Row]) -> tuple[list[tuple[str, ...]], Legend]:
@@ -55,10 +57,11 @@ def finding_lines(findings: Iterable[Finding], most: int = 5) -> list[str]:
 
 
 def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Findings of one kind, severity and source together, in the order of the first of each."""
+    """Findings of one kind, severity and source together, in the order of the first of each; trends stay alone."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.severity, finding.code, finding.source or ""), []).append(finding)
+        own = (finding.where, finding.message) if finding.code in _ALONE else ()
+        groups.setdefault((finding.severity, finding.code, finding.source or "", *own), []).append(finding)
     return list(groups.values())
 
 

@@ -121,6 +121,11 @@ def _is_one_value(row: Row) -> bool:
 
 
 def _follows(row: Row, other: Row) -> bool:
-    """One rule wrote both, and one may take what the other gives."""
+    """One rule wrote both, and one may take what the other gives.
+
+    What may take the same may as well stand side by side: heads, or the zero convolutions of a ControlNet.
+    """
     fits = row.shape[0] == other.shape[1] or other.shape[0] == row.shape[1]
-    return fits and row.source is not None and row.source == other.source and row.initializer is not None
+    is_beside = row.shape[1] == other.shape[1]
+    same = row.source is not None and row.source == other.source and row.initializer is not None
+    return fits and not is_beside and same

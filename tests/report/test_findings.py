@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from lightning_init import InitReport, InitWarning, init_weights
 from lightning_init.moments import statistics_of
-from lightning_init.report import Expected, Finding, Row
+from lightning_init.report import Expected, Finding, LayerSignal, Row
+from lightning_init.report.tables import finding_lines
 from tests.models import Holder, constant, linear, pretrained
 
 NORMAL: dict[str, Any] = {"type": "Normal", "layer": "Linear", "std": 0.1}
@@ -91,6 +93,12 @@ class TestSymmetric:
     def test_zeros_beside_zeros_are_two_heads(self) -> None:
         module = Holder([BOTH, constant(0)], conv=nn.Conv2d(1, 2, 2), b=nn.Linear(3, 5), c=nn.Linear(3, 2))
         assert [it.severity for it in found(module, "symmetric")] == ["info", "info"]
+
+    def test_zero_convolutions_of_one_width_may_stand_side_by_side(self) -> None:
+        # As in a ControlNet, which adds the output of each to a layer of the model that it steers.
+        zeros = {f"zero_{i}": nn.Conv2d(8, 8, 1) for i in range(3)}
+        module = Holder([{**NORMAL, "layer": "Conv2d"}, constant(0, name="zero_*")], a=nn.Conv2d(3, 8, 3), **zeros)
+        assert [it.severity for it in found(module, "symmetric")] == ["info"] * 3
 
     def test_random_numbers_that_their_type_cannot_hold(self) -> None:
         module = Holder({**NORMAL, "std": 1e-7}, a=nn.Linear(4, 3), b=nn.Linear(3, 5)).to(torch.float8_e4m3fn)
@@ -373,6 +381,16 @@ class TestAsText:
         )
         assert f"- {line}" in report.to_markdown().splitlines()
         assert [record["findings"] for record in report.records()][:2] == ["symmetric", None]
+
+    def test_each_trend_of_the_signal_keeps_its_numbers(self) -> None:
+        layers = [
+            LayerSignal(f"{i}", "Linear", i, 0, 0.1**i, 0, 0.1 ** (10 - i), kind="weights", units=8) for i in range(10)
+        ]
+        lines = finding_lines(InitReport(None, [], signal=layers).findings)
+        assert [re.findall(r"std of the (\w+) shrinks from \S+ at '\d'", line) for line in lines] == [
+            ["activations"],
+            ["gradients"],
+        ]
 
     def test_a_severity_is_known_before_measuring(self) -> None:
         report = init_weights(Holder(constant(0.5), a=nn.Linear(4, 3), b=nn.Linear(3, 2)))
