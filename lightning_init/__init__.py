@@ -1,8 +1,8 @@
 """Weight initialisation for PyTorch Lightning: declared, exact, the same on every rank, and visible."""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from lightning_init.callback import InitWeightsCallback
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import InitCfg
 from lightning_init.engine import init_weights, initialize
@@ -26,12 +26,16 @@ from lightning_init.initializers.residual import DepthScaledInit, ZeroLastInit
 from lightning_init.initializers.scaling import HeInit, LeCunInit, VarianceScalingInit
 from lightning_init.initializers.uniform import UniformInit
 from lightning_init.initializers.variance import Caffe2XavierInit, KaimingInit, XavierInit
-from lightning_init.metrics import WeightStatistics
+from lightning_init.lazily import lazily
 from lightning_init.modules import BaseModule, ModuleDict, ModuleList, Sequential
 from lightning_init.plan import InitPlan
 from lightning_init.planning import build_plan
 from lightning_init.report import InitReport
 from lightning_init.skipping import skip_default_init
+
+if TYPE_CHECKING:
+    from lightning_init.callback import InitWeightsCallback
+    from lightning_init.metrics import WeightStatistics
 
 __all__ = [
     "INITIALIZERS",
@@ -81,5 +85,16 @@ __all__ = [
     "uniform_init",
     "xavier_init",
 ]
+
+# Lightning and torchmetrics take seconds to import, and plain PyTorch and the command line need neither.
+__getattr__ = lazily(
+    __name__,
+    {
+        "InitWeightsCallback": ("lightning_init.callback", "lightning.pytorch"),
+        "WeightStatistics": ("lightning_init.metrics", "torchmetrics"),
+    },
+)
+
+__dir__ = __all__.copy
 
 __version__ = version("lightning-init")

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning_init.cli.diff
+import lightning_init.cli.inspect
 import lightning_init.cli.plan  # noqa: F401  # so that no process has to import it
 
 CODE = """
@@ -69,10 +71,15 @@ def interrupted() -> tuple[int, str]:
     return ended(["plan", "models.py:wait"], os.open(os.devnull, os.O_WRONLY), when_it_has_begun)
 
 
+def heavy() -> list[str]:
+    """What takes seconds to import, and no command needs by itself."""
+    return sorted({"lightning", "matplotlib", "torchmetrics", "transformers"} & set(sys.modules))
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cases = [to_a_reader_that_has_seen_enough, interrupted]
     if os.access("/dev/full", os.W_OK):
         cases.append(to_a_full_disk)
     Path("models.py").write_text(CODE)
-    sys.stdout.write(json.dumps({case.__name__: case() for case in cases}))
+    sys.stdout.write(json.dumps({"heavy": heavy(), **{case.__name__: case() for case in cases}}))

@@ -51,9 +51,10 @@ def test_a_missing_extra_is_told_in_one_line(run: Command, monkeypatch: pytest.M
     )
 
 
-def test_how_a_process_ends(tmp_path: Path) -> None:
+def test_how_a_process_begins_and_ends(tmp_path: Path) -> None:
     output = run_script([ENDINGS], deadline=DEADLINE, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
     endings = json.loads(output.splitlines()[-1])
+    assert endings.pop("heavy") == []
     assert endings.pop("to_a_reader_that_has_seen_enough") == [128 + signal.SIGPIPE, ""]
     assert endings.pop("interrupted") == [128 + signal.SIGINT, "lightning-init: interrupted\n"]
     full = [2, "lightning-init: cannot write: No space left on device\n"]
