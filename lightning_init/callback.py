@@ -96,7 +96,7 @@ class InitWeightsCallback(callbacks.Callback):
         if faults:
             raise InitConfigError(faults)
         self.probe = probe
-        empty_init.mark()
+        empty_init.mark(self)
         self.init_cfg = plain(init_cfg)
         self.report: InitReport | None = None
         self._restored = False
@@ -108,6 +108,8 @@ class InitWeightsCallback(callbacks.Callback):
         """Checks the configs, and arranges for the initialisation to follow ``configure_model``."""
         if stage != "fit":
             return
+        # Again, for one that was copied or sent to this process.
+        empty_init.mark(self)
         # First in line, so that the callbacks that search a batch size or learning rate, and restore a checkpoint of
         # their own after it, do so behind our `on_fit_start`.
         trainer.callbacks = sorted(_callbacks(trainer), key=lambda other: other is not self)  # type: ignore[attr-defined]

@@ -99,9 +99,16 @@ def _started(count: int) -> ThreadPoolExecutor:
         ready.wait()
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="lightning_init")
-    for _ in range(count):
-        pool.submit(be_one)
-    ready.wait()
-    # torch keeps that number for each thread, but what new threads begin with is what was set last.
-    torch.set_num_threads(before)
+    try:
+        for _ in range(count):
+            pool.submit(be_one)
+        ready.wait()
+    except BaseException:
+        # Those that have started would wait for the others for ever, and the interpreter for them at its end.
+        ready.abort()
+        pool.shutdown()
+        raise
+    finally:
+        # torch keeps that number for each thread, but what new threads begin with is what was set last.
+        torch.set_num_threads(before)
     return pool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.init import _EmptyInit
 from torch import Tensor, nn
 
 from lightning_init import InitConfigError, InitWeightsCallback
@@ -69,6 +71,60 @@ def test_the_same_seed_resets_to_the_same_numbers_as_a_model_on_meta(tmp_path: P
         made.fit(module)
         found += seen.at_start
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+class Codes(nn.Module):
+    """Buffers: one that is drawn, one that says with NaN that nothing was seen yet."""
+
+    def __init__(self, *, persistent: bool = True) -> None:
+        super().__init__()
+        self.register_buffer("drawn", nn.init.uniform_(torch.empty(4, 3)), persistent=persistent)
+        self.register_buffer("seen", torch.full((4,), torch.nan))
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_buffer_that_stays_unset_is_named_and_not_one_that_is_nan(tmp_path: Path, persistent: bool) -> None:
+    made, module = empty(tmp_path, lambda: Wide(partial(Codes, persistent=persistent)))
+    with pytest.raises(InitConfigError, match="give it a rule") as info:
+        made.fit(module)
+    assert [fault.where for fault in info.value.faults] == ["extra.drawn"]
+    made, module = empty(tmp_path, lambda: Wide(partial(Codes, persistent=persistent)))
+    module.extra.drawn.fill_(3)
+    made.fit(module)
+    assert value(module.extra.drawn) == 3
+
+
+def is_marked() -> bool:
+    with _EmptyInit():
+        return bool(nn.init.constant_(torch.zeros(2), 1).isnan().all())
+
+
+def test_lightning_is_left_alone_where_no_callback_lives() -> None:
+    gc.collect()
+    before = _EmptyInit.__torch_function__
+    assert not is_marked()
+    first, second = InitWeightsCallback(log=()), InitWeightsCallback(log=())
+    assert is_marked()
+    del first
+    gc.collect()
+    assert is_marked()
+    del second
+    gc.collect()
+    assert not is_marked()
+    assert _EmptyInit.__torch_function__ is before
+
+
+def test_a_callback_that_was_sent_finds_what_configure_model_leaves_unset(tmp_path: Path) -> None:
+    class Late(Net):
+        def configure_model(self) -> None:
+            with self.trainer.init_module(empty_init=True):
+                self.extra = Lone()
+
+    callback = pickle.dumps(InitWeightsCallback(log=()))
+    gc.collect()
+    made = trainer(tmp_path, pickle.loads(callback))  # noqa: S301 - made above
+    with pytest.raises(InitConfigError, match=r"^extra\.drawn: "):
+        made.fit(Late())
 
 
 def sent(module: Any) -> Any:

@@ -102,6 +102,29 @@ def test_a_closed_pool_leaves_no_thread_and_can_be_used_again(workers: Workers) 
     assert workers.run([lambda: 1] * 2) == [1, 1]
 
 
+def test_threads_that_cannot_all_start_do_not_wait_for_ever(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a limit on the number of threads, or a Ctrl-C at this moment."""
+    start = threading.Thread.start
+    left = [True]
+
+    def limited(self: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(self)
+
+    before = set(threading.enumerate())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", limited)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            workers.run([lambda: None] * 2)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert torch.get_num_threads() == 2
+    assert workers.run([lambda: 1] * 2) == [1, 1]
+
+
 def test_one_core_is_given_back_after_an_error() -> None:
     def fail() -> None:
         with one_core():
