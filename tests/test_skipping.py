@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_init import InitConfigError, init_weights, initialize, skip_default_init
+from lightning_init import InitConfigError, InitWeightsCallback, init_weights, initialize, skip_default_init
 from lightning_init.skipping import left_out
 from lightning_init.tree import Tree
-from tests.models import Holder, digests
+from tests.models import Holder, constant, digests, value
+from tests.trainers import Net, Snapshots, trainer
 
 NORMAL = {"type": "Normal", "layer": ["Linear", "Conv2d"]}
 
@@ -197,3 +201,27 @@ def test_the_random_state_is_not_used() -> None:
     assert torch.equal(before, torch.get_rng_state())
     tensor: Tensor = nn.init.normal_(torch.empty(3))
     assert torch.isfinite(tensor).all()
+
+
+@pytest.mark.parametrize("empty", [None, False, True], ids=["plain", "init_module", "empty_init"])
+def test_under_a_trainer_new_and_resumed(tmp_path: Path, empty: bool | None) -> None:
+    def made(*init_cfg: dict[str, Any], **arguments: Any) -> tuple[Any, Net, Snapshots]:
+        seen = Snapshots()
+        run = trainer(tmp_path, InitWeightsCallback(log=(), seed=3), seen, **arguments)
+        with nullcontext() if empty is None else run.init_module(empty_init=empty), skip_default_init():
+            module = Net([constant(0.5, name="body"), *init_cfg])
+        return run, module, seen
+
+    torch.save({"head.weight": torch.full((1, 3), 4.0)}, tmp_path / "w.pt")
+    run, module, seen = made({"type": "Pretrained", "checkpoint": str(tmp_path / "w.pt")})
+    run.fit(module)
+    (start,) = seen.at_start
+    assert value(start["body.weight"]) == 0.5
+    assert value(start["head.weight"]) == 4
+    # A layer of three inputs resets its bias within 1 / sqrt(3).
+    assert 0 < start["head.bias"].abs() < 0.58
+    assert run.callbacks[0].report["head.bias"].source == "Linear.reset_parameters"
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    run, module, seen = made({"type": "Pretrained", "checkpoint": str(tmp_path / "gone.pt")}, max_steps=2)
+    run.fit(module, ckpt_path=tmp_path / "last.ckpt")
+    assert all(torch.equal(tensor, start[name]) for name, tensor in seen.at_start[0].items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.distributed.fsdp.wrap import wrap
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_init import InitWeightsCallback
+from lightning_init import InitWeightsCallback, skip_default_init
 from lightning_init.digests import digest
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import LitNet, Tail, Told, loader, rules, told, trainer
@@ -28,14 +29,21 @@ class FlatNet(LitNet):
     Args:
         init_cfg: Its config.
         on_meta: It is built without storage.
+        left_out: It is built without the numbers of its constructors.
         wraps: The layers that it wraps on its own.
         lr: The rate that it learns at.
     """
 
     def __init__(
-        self, init_cfg: Any = None, *, on_meta: bool = False, wraps: tuple[str, ...] = (), lr: float = 0.0
+        self,
+        init_cfg: Any = None,
+        *,
+        on_meta: bool = False,
+        left_out: bool = False,
+        wraps: tuple[str, ...] = (),
+        lr: float = 0.0,
     ) -> None:
-        with torch.device("meta" if on_meta else "cpu"):
+        with torch.device("meta" if on_meta else "cpu"), skip_default_init() if left_out else nullcontext():
             super().__init__(init_cfg)
             self.norm = nn.BatchNorm1d(6)
             self.twin = nn.Linear(24, 6, bias=False)
@@ -108,6 +116,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "on meta, one unit": ({"sharding_strategy": "SHARD_GRAD_OP"}, {"on_meta": True}),
     "on meta, flat parameters": ({**ORIGINALS, **UNITS}, {"on_meta": True}),
     "on meta, wrapped before": ({}, {"on_meta": True, **WRAPS}),
+    "as on meta, left out": (UNITS, {"left_out": True}),
+    "as on meta, left out and wrapped before": (ORIGINALS, {"left_out": True, **WRAPS}),
 }
 
 
@@ -194,6 +204,7 @@ def of_meta(folder: Path) -> dict[str, Any]:
         "ignored parameters": on_meta({"ignored_states": map(third.get_parameter, some)}, third),
         "still ignored": [tuple(third.get_parameter(name).shape) for name in some],
         "of one rank": told(lambda: on_meta({}, FlatNet(on_meta=rank == 1))),
+        "left out on one rank": told(lambda: on_meta({}, FlatNet(left_out=rank == 1))),
         "unset": told(lambda: on_meta({}, FlatNet(rules()[:2], on_meta=True))),
         "ignored, a user's function": told(lambda: on_meta(ignored, second)),
         "tied": told(lambda: on_meta({"auto_wrap_policy": {nn.Linear}})),
@@ -276,7 +287,16 @@ def test_what_would_stay_unset_is_an_error(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         errors = {case: (it.error, it.message) for case, it in of_rank["meta"].items() if isinstance(it, Told)}
         without_file = ("no file", "no file, eager")
-        assert errors.keys() == {"of one rank", "unset", "ignored, a user's function", "tied", *without_file}
+        assert errors.keys() == {
+            "of one rank",
+            "left out on one rank",
+            "unset",
+            "ignored, a user's function",
+            "tied",
+            *without_file,
+        }
+        assert errors["left out on one rank"][0] == "RankError"
+        assert "plain.weight (rank 1 against rank 0)" in errors["left out on one rank"][1]
         assert errors["unset"][0] == "InitConfigError"
         assert errors["unset"][1].startswith("token: ")
         assert "no rule and no reset_parameters would set it" in errors["unset"][1]

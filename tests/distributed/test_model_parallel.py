@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from lightning_init import InitWeightsCallback
+from lightning_init import InitWeightsCallback, skip_default_init
 from tests.distributed.harness import run_ranks
 from tests.distributed.models import LitNet, loader, rules, told, trainer
 from tests.distributed.sharded import whole
@@ -24,8 +25,8 @@ SEED = 7
 class ShardedNet(LitNet):
     """`LitNet`, spread over the ranks by the mesh of the strategy."""
 
-    def __init__(self, init_cfg: Any = None, *, on_meta: bool = False, lr: float = 0.0) -> None:
-        with torch.device("meta" if on_meta else "cpu"):
+    def __init__(self, init_cfg: Any = None, *, on_meta: bool = False, left_out: bool = False, lr: float = 0.0) -> None:
+        with torch.device("meta" if on_meta else "cpu"), skip_default_init() if left_out else nullcontext():
             super().__init__(init_cfg)
         self.lr = lr
 
@@ -79,20 +80,21 @@ def statistics(callback: InitWeightsCallback) -> dict[str, list[float]]:
 Fitted = tuple[dict[str, str], dict[str, list[float]], str]
 
 
-def first_fit(mesh: tuple[int, int] | None, on_meta: bool) -> Fitted:
+def first_fit(mesh: tuple[int, int] | None, **made: bool) -> Fitted:
     torch.manual_seed(3)
-    weights, callback, _ = fitted(ShardedNet(rules(), on_meta=on_meta), mesh)
+    weights, callback, _ = fitted(ShardedNet(rules(), **made), mesh)
     return weights, statistics(callback), str([(row.name, row.source) for row in callback.report or ()])
 
 
-def both(mesh: tuple[int, int]) -> list[Fitted]:
-    return [first_fit(mesh, on_meta) for on_meta in (False, True)]
+def all_three(mesh: tuple[int, int]) -> list[Fitted]:
+    return [first_fit(mesh), first_fit(mesh, on_meta=True), first_fit(mesh, left_out=True)]
 
 
 @pytest.mark.parametrize("mesh", [(2, 1), (1, 2), (2, 2)])
 def test_the_weights_and_the_report_of_a_single_process(mesh: tuple[int, int]) -> None:
-    alone = [first_fit(None, on_meta) for on_meta in (False, True)]
-    for found in run_ranks(mesh[0] * mesh[1], both, mesh, process_group=False, deadline=120):
+    # What a constructor left out is reset as what was on meta is.
+    alone = [first_fit(None), *[first_fit(None, on_meta=True)] * 2]
+    for found in run_ranks(mesh[0] * mesh[1], all_three, mesh, process_group=False, deadline=120):
         for (weights, measured, report), (same_weights, same_measured, same_report) in zip(found, alone, strict=True):
             assert weights == same_weights
             assert report == same_report

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_init import KaimingInit, WeightStatistics, init_weights
+from lightning_init import KaimingInit, WeightStatistics, init_weights, skip_default_init
 from lightning_init.engine import execute
 from lightning_init.initializers.fill import fill_
 from lightning_init.initializers.laws import NormalLaw
@@ -34,15 +34,26 @@ def initialised(sharding: str | None, on_meta: bool = False) -> tuple[dict[str, 
     return whole(net), str(report)
 
 
+def left_out(sharding: str | None) -> tuple[dict[str, str], str]:
+    """The same of layers whose constructors left numbers out: some ranks hold no end of a weight, or nothing of it."""
+    with skip_default_init():
+        net = nn.Sequential(nn.Linear(3, 1), nn.Linear(3, 9))
+    if sharding is not None:
+        SHARDINGS[sharding](net)
+    report = init_weights(net, {"type": "Constant", "name": "1", "params": "bias", "val": 2}, seed=7)
+    return whole(net), str(report)
+
+
 def of_every_sharding(ranks: int) -> dict[str, tuple[dict[str, str], str]]:
-    return {name: initialised(name, on_meta=i % 2 == 0) for i, name in enumerate(possible(ranks))}
+    found = {name: initialised(name, on_meta=i % 2 == 0) for i, name in enumerate(possible(ranks))}
+    return {**found, "left out": left_out("fsdp")}
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_the_bits_of_a_single_process(ranks: int) -> None:
     alone = initialised(None)
     for found in run_ranks(ranks, of_every_sharding, ranks):
-        assert found == dict.fromkeys(possible(ranks), alone)
+        assert found == {**dict.fromkeys(possible(ranks), alone), "left out": left_out(None)}
 
 
 def drawn_and_largest() -> tuple[list[int], list[int], int]:

@@ -67,6 +67,11 @@ def another_checkpoint(kind: str, folder: Path) -> object:
     return fit(kind, ShardedNet([normal(), pretrained(f"of-rank://{folder}")]))
 
 
+def left_out(kind: str, on: int) -> object:
+    """One rank has made its layers without numbers."""
+    return fit(kind, ShardedNet([normal()], left_out=rank() == on))
+
+
 def a_nan(kind: str, folder: Path) -> object:
     assert NanOnRankInit.__name__ == "NanOnRankInit"
     return fit(kind, ShardedNet([{"type": "NanOnRankForTests", "name": "plain", "ranks": [1]}]))
@@ -81,6 +86,8 @@ CASES: dict[str, Callable[..., object]] = {
     "code on 1": lambda kind, folder: code_that_fails(kind, 1, folder),
     "config": another_config,
     "checkpoint": another_checkpoint,
+    "left out on 0": lambda kind, folder: left_out(kind, 0),
+    "left out on 1": lambda kind, folder: left_out(kind, 1),
     "nan": a_nan,
     "afterwards": nothing,
 }
@@ -138,6 +145,14 @@ class TestFaults:
         assert zero[0] == "RankError"
         assert "different weights after the initialisation: plain.bias (rank 1 against rank 0)" in zero[1]
         assert "noise" not in zero[1]
+
+    @pytest.mark.parametrize("on", [0, 1])
+    def test_one_rank_whose_constructors_left_numbers_out(
+        self, ranks: list[dict[str, Told]], kind: str, on: int
+    ) -> None:
+        for error, message in failed(ranks, f"{kind}: left out on {on}"):
+            assert error == "RankError"
+            assert "of 'the plan'" in message, message
 
     def test_a_nan_is_told_with_its_rule_and_rank(self, ranks: list[dict[str, Told]], kind: str) -> None:
         for error, message in failed(ranks, f"{kind}: nan"):
