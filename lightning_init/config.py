@@ -319,6 +319,9 @@ def own_attribute(module: Any, name: str) -> Any:
 
     A ``__getattr__`` that hands out what a wrapped module has, as adapters do, would say it a second time.
     """
+    if name not in vars(module) and not hasattr(type(module), name):
+        # Said of most modules, and an exception costs more.
+        return None
     try:
         return object.__getattribute__(module, name)
     except AttributeError:

@@ -32,16 +32,19 @@ FILLERS = (_LOADED, _BUILT, _ADAPTER)
 def initialised_elsewhere(tree: Tree) -> dict[Slot, str]:
     """The parameters of a tree that a library has filled already, and which one, in words."""
     found: dict[Slot, str] = {}
-    for node in tree.nodes.values():
+    classes = {type(node.module) for node in tree.nodes.values()}
+    theirs = {cls for cls in classes if any(_is_of(library, cls) for library in (*LIBRARIES, "peft"))}
+    nodes = [node for node in tree.nodes.values() if type(node.module) in theirs] if theirs else []
+    for node in nodes:
         if _is_copy_of_loaded(node.module):
             found.update(dict.fromkeys(_parameters(tree, node), _LOADED))
-        if _is_of("timm", node.module) and "pretrained_cfg" in vars(node.module):
+        if _is_of("timm", type(node.module)) and "pretrained_cfg" in vars(node.module):
             found.update(dict.fromkeys(_parameters(tree, node), _BUILT))
     for slot in tree.slots:
         if not slot.is_buffer and any(map(_is_marked, slot.tensors)):
             found[slot] = _LOADED
-    for node in tree.nodes.values():
-        for name in getattr(node.module, "adapter_layer_names", ()) if _is_of("peft", node.module) else ():
+    for node in nodes:
+        for name in getattr(node.module, "adapter_layer_names", ()) if _is_of("peft", type(node.module)) else ():
             if name in node.children:
                 found.update(dict.fromkeys(_parameters(tree, node.children[name]), _ADAPTER))
     # Without storage nothing can have been loaded.
@@ -52,8 +55,8 @@ def _parameters(tree: Tree, node: Node) -> list[Slot]:
     return [slot for slot in tree.part(node) if not slot.is_buffer]
 
 
-def _is_of(library: str, module: nn.Module) -> bool:
-    return any(cls.__module__.partition(".")[0] == library for cls in type(module).__mro__)
+def _is_of(library: str, cls: type) -> bool:
+    return any(base.__module__.partition(".")[0] == library for base in cls.__mro__)
 
 
 def _is_marked(tensor: object) -> bool:
@@ -62,5 +65,5 @@ def _is_marked(tensor: object) -> bool:
 
 def _is_copy_of_loaded(module: nn.Module) -> bool:
     # `from_pretrained` leaves this attribute on the model, a constructor does not.
-    loaded = _is_of("transformers", module) and "_weight_conversions" in vars(module)
+    loaded = _is_of("transformers", type(module)) and "_weight_conversions" in vars(module)
     return loaded and not any(map(_is_marked, module.parameters()))

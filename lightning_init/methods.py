@@ -39,6 +39,9 @@ class OwnMethod:
         return bool(self.source) and not self.refused
 
 
+_NONE = OwnMethod()
+
+
 def runs_steps(method: F) -> F:
     """Decorator for the ``init_weights`` that runs the steps itself and so is not one of them."""
     setattr(method, _MARK, True)
@@ -47,11 +50,13 @@ def runs_steps(method: F) -> F:
 
 def own_method(module: nn.Module) -> OwnMethod:
     """Looks at a module's ``init_weights``, of its instance or its class."""
+    if "init_weights" not in vars(module) and not hasattr(type(module), "init_weights"):
+        return _NONE
     owners = [cls for cls in type(module).__mro__ if "init_weights" in vars(cls)]
     of_instance = vars(module).get("init_weights")
     method = getattr(module, "init_weights", None) if owners or of_instance is not None else None
     if not callable(method) or (of_instance is None and getattr(vars(owners[0])["init_weights"], _MARK, False)):
-        return OwnMethod()
+        return _NONE
     source = f"{class_name(module)}.init_weights"
     replaces_steps = any(getattr(vars(cls)["init_weights"], _MARK, False) for cls in owners)
     if of_instance is None and owners[0].__module__.partition(".")[0] in LIBRARIES:

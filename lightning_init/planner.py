@@ -54,6 +54,7 @@ class Planner:
         self._given_label = label
         self._opened: dict[tuple[str, str | None, Reading], Checkpoint] = {}
         self._rules: dict[Node, tuple[Rule, ...]] = {}
+        self._selections: dict[Node, Selection] = {}
         self._visited: set[Node] = set()
 
     def whole(self, node: Node, init_cfg: Any = None, *, with_method: bool = True) -> list[Step]:
@@ -82,22 +83,30 @@ class Planner:
         asked = _reached(top, lambda node: node is top or not is_initialised(node.module))
         for node in asked:
             replaced = node is top and init_cfg is not None
-            self._parse(node, init_cfg if replaced else carried_by(node.module), self._label(node, given=replaced))
-            self._protect(node)
+            config = init_cfg if replaced else carried_by(node.module)
+            if config is not None:
+                self._parse(node, config, self._given_label if replaced else self._label(node))
+                self._protect(node)
         for node in _reached(top, lambda _: True):
-            if node not in asked:
-                self._rules[node], _ = read(carried_by(node.module), self._label(node))
+            config = None if node in asked else carried_by(node.module)
+            if config is not None:
+                self._rules[node], _ = read(config, self._label(node))
                 self._protect(node, tell=False)
 
-    def _label(self, node: Node, *, given: bool = False) -> str:
-        return self._given_label if given else join(Selection(self.tree, node).label, "init_cfg")
+    def _selection(self, node: Node) -> Selection:
+        if node not in self._selections:
+            self._selections[node] = Selection(self.tree, node)
+        return self._selections[node]
+
+    def _label(self, node: Node) -> str:
+        return join(self._selection(node).label, "init_cfg")
 
     def _parse(self, node: Node, init_cfg: Any, where: str) -> None:
         self._rules[node], faults = read(init_cfg, where)
         self.faults.extend(faults)
 
     def _protect(self, carrier: Node, *, tell: bool = True) -> None:
-        selection = Selection(self.tree, carrier)
+        selection = self._selection(carrier)
         for rule in _with_overrides(self._rules[carrier]):
             if rule.is_keep:
                 resolved, faults = selection.resolved(rule)
@@ -120,13 +129,13 @@ class Planner:
 
     def _inner_steps(self, node: Node, *, with_method: bool = True) -> list[Step]:
         """The four steps of a module: its rules, its children, its method, its checkpoints."""
-        rules = self._rules[node]
+        rules = self._rules.get(node, ())
         steps: list[Step] = [step for rule in rules if not rule.is_pretrained for step in self._rule_steps(rule, node)]
         for child in node.children.values():
             steps += self._steps(child)
         method = own_method(node.module)
         if method.refused and with_method:
-            self.notes.append(f"{Selection(self.tree, node).label}: {method.refused}")
+            self.notes.append(f"{self._selection(node).label}: {method.refused}")
         if with_method and method.is_called:
             steps.append(Call(node, method.source, self.tree.covered(node)))
         steps += [step for rule in rules if rule.is_pretrained for step in self._rule_steps(rule, node)]
@@ -135,7 +144,7 @@ class Planner:
         return steps
 
     def _rule_steps(self, rule: Rule, carrier: Node) -> Iterator[FillStep | LoadStep]:
-        selection = Selection(self.tree, carrier)
+        selection = self._selection(carrier)
         self.warnings.extend(selection.unknown_layers(rule))
         if isinstance(rule.initializer, PretrainedInit):
             yield from self._load_steps(rule, rule.initializer, selection)
@@ -198,7 +207,7 @@ class Planner:
             scope = replace(rule.scope, name=None)
         spared = set(self.kept).union(*(self._filled_by(override, selection) for override in rule.overrides))
         for root in roots:
-            targets, slots = Selection(self.tree, root).targets(scope, spared)
+            targets, slots = self._selection(root).targets(scope, spared)
             try:
                 # Opening is collective and the device a matter of each rank, so that comes first.
                 checkpoint = self._checkpoint(initializer)

@@ -13,7 +13,7 @@ from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan, PlanEntry, PlannedClaim
 from lightning_init.planner import Opener, Planner
-from lightning_init.steps import Call, Claim, Done, Fill, Load, Step, claims_of, flat, settle
+from lightning_init.steps import Call, Claim, Done, Fill, Load, LoadStep, Step, claims_of, flat, settle
 from lightning_init.text import some
 from lightning_init.tree import Slot, Tree
 
@@ -115,7 +115,7 @@ def make_plan(
     if planner.checkpoint_faults:
         raise CheckpointError(planner.checkpoint_faults)
     overwritten, notes, overwrites = _over_checkpoints(steps, so_far.loaded)
-    for claim in claims_of(flat(steps)):
+    for claim in claims_of(flat(steps)) if planner.elsewhere else ():
         if claim.slot in planner.elsewhere:
             overwrites.setdefault(claim.slot, planner.elsewhere[claim.slot])
     return InitPlan(
@@ -154,6 +154,8 @@ def _over_checkpoints(
         What is said of the rules, what of the checkpoints, and the place of the rule whose checkpoint is written over.
     """
     loaded = dict(loaded_before)
+    if not loaded and not any(isinstance(step, LoadStep) for step in flat(steps)):
+        return [], [], {}
     overwrites: dict[Slot, str] = {}
     over: dict[tuple[str, str, bool], list[str]] = {}
     for claim in claims_of(flat(steps)):
@@ -180,33 +182,41 @@ def _over_checkpoints(
 def _entries(
     slots: Sequence[Slot], steps: Sequence[Step], executed: set[Claim], planner: Planner
 ) -> tuple[PlanEntry, ...]:
-    claims: dict[Slot, list[PlannedClaim]] = {slot: [] for slot in slots}
+    # One object for all slots that one rule writes; a dict for each slot, since many rules may write it.
+    made: dict[tuple[object, ...], PlannedClaim] = {}
+    claims: dict[Slot, dict[object, PlannedClaim]] = {slot: {} for slot in slots}
 
     def collect(level: Sequence[Step], *, certain: bool) -> None:
         for step in level:
             if isinstance(step, Call):
                 if step.nested is not None:
                     collect(step.nested, certain=False)
+                called = PlannedClaim(step.source, "init_weights", certain=False, executed=True)
                 for slot in step.covers:
-                    claims[slot].append(PlannedClaim(step.source, "init_weights", certain=False, executed=True))
+                    claims[slot][step] = called
             elif not isinstance(step, Done):
                 for claim in step.claims:
-                    planned = PlannedClaim(
-                        claim.source,
-                        claim.what,
-                        certain=certain,
-                        executed=claim in executed,
-                        key=claim.key if isinstance(claim, Load) else "",
-                    )
-                    if planned not in claims[claim.slot]:
-                        claims[claim.slot].append(planned)
+                    key = claim.key if isinstance(claim, Load) else ""
+                    told = claim.source, claim.what, certain, claim in executed, key
+                    if told not in made:
+                        made[told] = PlannedClaim(*told)
+                    claims[claim.slot].setdefault(told, made[told])
 
     def kept_by(slot: Slot) -> str | None:
-        written = any(claim.certain for claim in claims[slot])
+        written = any(claim.certain for claim in claims[slot].values())
         return planner.kept.get(slot) or (None if written else planner.elsewhere.get(slot))
 
+    protected = planner.kept or planner.elsewhere
     collect(steps, certain=True)
     return tuple(
-        PlanEntry(slot.name, slot.aliases, slot.shape, slot.dtype, slot.is_buffer, tuple(found), kept_by(slot))
+        PlanEntry(
+            slot.name,
+            slot.aliases,
+            slot.shape,
+            slot.dtype,
+            slot.is_buffer,
+            tuple(found.values()),
+            kept_by(slot) if protected else None,
+        )
         for slot, found in claims.items()
     )

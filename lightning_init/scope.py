@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_init.errors import Fault, InitConfigError
 
-__all__ = ["LayerSpec", "NamePattern", "Scope", "is_layer", "layer_names", "strings"]
+__all__ = ["LayerSpec", "NamePattern", "Scope", "is_class", "is_layer", "layer_names", "strings"]
 
 LayerSpec: TypeAlias = "str | type | Sequence[str | type]"
 
@@ -52,10 +52,11 @@ def is_layer(module: nn.Module, names: Sequence[str | type]) -> bool:
     >>> is_layer(nn.Conv2d(1, 1, 1), ["_ConvNd"]), is_layer(nn.Conv2d(1, 1, 1), ["torch.nn.Conv1d"])
     (True, False)
     """
-    return any(_is_named(type(module), name) for name in names)
+    return any(is_class(type(module), name) for name in names)
 
 
-def _is_named(cls: type, name: str | type) -> bool:
+def is_class(cls: type, name: str | type) -> bool:
+    """Whether a class is, or is derived from, the one of that name."""
     if isinstance(name, type):
         return issubclass(cls, name)
     if "." not in name:
@@ -96,17 +97,20 @@ class NamePattern:
     def _regex(self) -> re.Pattern[str]:
         if self.text.startswith("re:"):
             return re.compile(self.text[3:])
-        pieces = []
-        for part in self.text.split("."):
-            if part == "**":
-                pieces.append(r"(?:[^.]+\.)*")
-                continue
-            glob = "".join({"*": "[^.]*", "?": "[^.]"}.get(char, re.escape(char)) for char in part)
-            pieces.append(glob + r"\.")
+        pieces = [r"(?:[^.]+\.)*" if part == "**" else _part(part) + r"\." for part in self.text.split(".")]
         # Every piece ends with a dot; so does the name that is matched against.
         return re.compile("".join(pieces) + r"(?:.+\.)?")
 
-    @property
+    @cached_property
+    def _last(self) -> re.Pattern[str] | None:
+        last = self.text.rpartition(".")[2]
+        return None if self.text.startswith("re:") or last == "**" else re.compile(_part(last))
+
+    def may_end_with(self, part: str) -> bool:
+        """Whether a name that the pattern matches, and not only covers, can end with this part."""
+        return self._last is None or self._last.fullmatch(part) is not None
+
+    @cached_property
     def literal(self) -> bool:
         """It is a plain name, without wildcards."""
         return not (self.text.startswith("re:") or set("*?") & set(self.text))
@@ -122,6 +126,11 @@ class NamePattern:
     def means_parameter(self, attribute: str) -> bool:
         """Whether the pattern ends with this very parameter (``head.weight``, ``blocks.*.attn.in_proj_weight``)."""
         return not self.text.startswith("re:") and self.text.rpartition(".")[2] == attribute
+
+
+def _part(text: str) -> str:
+    """What stands between two dots, as a regular expression."""
+    return "".join({"*": "[^.]*", "?": "[^.]"}.get(char, re.escape(char)) for char in text)
 
 
 def strings(value: Any, where: str) -> tuple[str, ...]:

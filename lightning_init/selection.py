@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
-
-from torch import Tensor, nn
 
 from lightning_init.checkpoint.matching.target import Target
 from lightning_init.checkpoint.slots import target
 from lightning_init.config import Rule
 from lightning_init.errors import Fault, did_you_mean
-from lightning_init.scope import NamePattern, Scope, is_layer
+from lightning_init.outline import Outline
+from lightning_init.scope import NamePattern, Scope, is_class
 from lightning_init.tree import Node, Slot, Tree, join, parameter_names
 from lightning_init.wrappers import class_name
 
@@ -31,19 +31,21 @@ class Selection:
     tree: Tree
     carrier: Node
 
-    @property
+    @cached_property
+    def outline(self) -> Outline:
+        """What is below the carrier."""
+        return Outline(self.tree, self.carrier)
+
+    @cached_property
     def label(self) -> str:
         """The name of the carrier, for messages."""
         return join(class_name(self.tree.root.module), self.carrier.path)
 
     def parameters(self, scope: Scope) -> Iterator[tuple[Slot, str]]:
         """(slot, own name) of the parameters of a scope, by default those called ``weight`` and ``bias``."""
-        for path, node in self.tree.below(self.carrier) if scope else ():
-            if not scope.has_layer(node.module):
-                continue
-            for name in parameter_names(node.module):
-                if scope.takes(name, ("weight", "bias")) and scope.covers(join(path, name)):
-                    yield self.tree.slot_of[node.module, name], name
+        slot_of, places = self.tree.slot_of, self.outline.places
+        for position, name in self.outline.parameters(scope) if scope else ():
+            yield slot_of[places[position][1].module, name], name
 
     def protected(self, scope: Scope) -> tuple[set[Node], list[Slot]]:
         """What a `Keep` rule covers: all at and below the modules it means, or their ``params``, or a parameter.
@@ -61,26 +63,30 @@ class Selection:
                     attributes = [name for module, name in slot.places if module is node.module]
                     if not scope.params or any(scope.takes(name, ()) for name in attributes):
                         found.setdefault(slot)
-        for path, node in self.tree.below(self.carrier) if scope.name else ():
-            for name in parameter_names(node.module):
-                if scope.takes(name, ()) and scope.has_layer(node.module) and scope.covers(join(path, name)):
-                    found.setdefault(self.tree.slot_of[node.module, name])
+        for position, name in self.outline.parameters(scope) if scope.name else ():
+            if scope.takes(name, ()):
+                found.setdefault(self.tree.slot_of[self.outline.places[position][1].module, name])
         return nodes, list(found)
 
     def modules(self, scope: Scope) -> list[Node]:
         """The modules that a scope means, without those below them."""
         found: dict[Node, None] = {}
 
-        def descend(node: Node, path: str, above: frozenset[Node]) -> None:
-            if scope.has_layer(node.module) and scope.covers(path):
+        end = 0
+        for position in self._covered(scope):
+            node = self.outline.places[position][1]
+            if position >= end and scope.has_layer(node.module):
                 found.setdefault(node)
-                return
-            for name, child in node.children.items():
-                if child not in above:
-                    descend(child, join(path, name), above | {child})
-
-        descend(self.carrier, "", frozenset({self.carrier}))
+                end = self.outline.ends[position]
         return list(found)
+
+    def _covered(self, scope: Scope) -> Iterator[int]:
+        """Where the modules are that the name of a scope covers."""
+        if scope.covers(""):
+            yield 0
+        tops = self.outline.tops(scope.name) if scope.name else (0,)
+        for top in tops:
+            yield from range(top, self.outline.ends[top])
 
     def targets(
         self, scope: Scope, spared: Collection[Slot] = ()
@@ -96,7 +102,7 @@ class Selection:
         """
         inside: dict[Slot, list[str]] = {}
         names: dict[Slot, list[str]] = {}
-        for path, node in self.tree.below(self.carrier):
+        for path, node in self.outline.places:
             has_layer = scope.has_layer(node.module)
             for slot in self.tree.held(node, with_buffers=True):
                 for attribute in (attribute for module, attribute in slot.places if module is node.module):
@@ -117,12 +123,12 @@ class Selection:
     def resolved(self, rule: Rule) -> tuple[Rule, list[Fault]]:
         """An override with a name that exists; an attribute that leads to a module of the tree (a property) counts."""
         pattern = rule.scope.name
-        if not rule.is_override or pattern is None or any(map(pattern.covers, self.names())):
+        if not rule.is_override or pattern is None or self.outline.covers_any(pattern):
             return rule, []
         target: Any = self.carrier.module
         for part in pattern.text.split("."):
             target = getattr(target, part, None)
-        for path, node in self.tree.below(self.carrier):
+        for path, node in self.outline.places:
             if node.module is target and path:
                 return replace(rule, scope=replace(rule.scope, name=NamePattern(path))), []
         known = [path for path in self.names() if path.count(".") <= pattern.text.count(".")]
@@ -131,10 +137,10 @@ class Selection:
 
     def names(self) -> Iterator[str]:
         """The relative paths of all modules and parameters below the carrier."""
-        for path, node in self.tree.below(self.carrier):
+        for position, (path, _) in enumerate(self.outline.places):
             if path:
                 yield path
-            for name in parameter_names(node.module):
+            for name in self.outline.names_at(position):
                 yield join(path, name)
 
     def why_nothing(self, scope: Scope) -> str:
@@ -144,9 +150,9 @@ class Selection:
         given = {"layer": scope.layer, "name": scope.name and scope.name.text, "params": scope.params}
         told = ", ".join(f"{key}={_shown(value)}" for key, value in given.items() if value)
         told = f"{told} matches nothing in {self.label}"
-        if scope.name is not None and not any(map(scope.covers, self.names())):
+        if scope.name is not None and not self.outline.covers_any(scope.name):
             return f"{told}; {did_you_mean(scope.name.text, self.names())}"
-        modules = [node.module for path, node in self.tree.below(self.carrier) if scope.covers(path)]
+        modules = [node.module for path, node in self.outline.places if scope.covers(path)]
         modules = [module for module in modules if scope.has_layer(module)]
         if modules and scope.params:
             attributes = {name for module in modules for name in parameter_names(module)}
@@ -159,31 +165,23 @@ class Selection:
 
     def unknown_layers(self, rule: Rule) -> Iterator[Fault]:
         """The names in ``layer`` that no module has."""
-        classes = {type(node.module): node.module for _, node in self.tree.below(self.carrier)}
-        known = {cls.__name__ for cls in classes}
         for layer in rule.scope.layer:
-            if not any(is_layer(module, (layer,)) for module in classes.values()):
+            if not any(is_class(cls, layer) for cls in self.outline.classes):
+                known = {cls.__name__ for cls in self.outline.classes}
                 name = layer if isinstance(layer, str) else layer.__name__
                 told = f"{self.label} has no {name!r}; {did_you_mean(name.rpartition('.')[2], known)}"
                 yield Fault(f"{rule.where}.layer", told)
 
     def undone_by_hooks(self, rule: Rule) -> Iterator[tuple[Slot, Fault]]:
         """The weights that hooks of old compute anew before every forward, which would undo what is written to them."""
-        for path, node in self.tree.below(self.carrier) if rule.scope and not rule.scope.params else ():
-            hooked = _hooked(node.module)
-            if hooked and rule.scope.has_layer(node.module) and rule.scope.covers(join(path, "weight")):
+        for position, hooked in self.outline.hooked if rule.scope and not rule.scope.params else ():
+            path, node = self.outline.places[position]
+            if rule.scope.has_layer(node.module) and rule.scope.covers(join(path, "weight")):
                 told = (
                     f"{join(node.path, 'weight')!r} is computed from {hooked!r} by an old hook; use "
                     f"torch.nn.utils.parametrizations, or name it: params={hooked!r}"
                 )
                 yield self.tree.slot_of[node.module, hooked], Fault(rule.where, told)
-
-
-def _hooked(module: nn.Module) -> str | None:
-    # The hooks leave what they computed last as a plain attribute.
-    if not isinstance(vars(module).get("weight"), Tensor):
-        return None
-    return next((name for name in ("weight_v", "weight_orig") if name in module._parameters), None)
 
 
 def _target(slot: Slot, names: Sequence[str]) -> Target:

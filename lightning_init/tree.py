@@ -143,14 +143,12 @@ class Tree:
         self.root = self._grow(unwrap(root), path, {})
 
     def _grow(self, module: nn.Module, path: str, known: dict[int, Node]) -> Node:
-        node = known.setdefault(id(module), Node(module, path))
+        node = known[id(module)] = Node(module, path)
         for name, child in module._modules.items():
             if child is None:
                 continue
             inner = unwrap(child)
-            if id(inner) not in known:
-                self._grow(inner, join(path, name), known)
-            node.children[name] = known[id(inner)]
+            node.children[name] = known.get(id(inner)) or self._grow(inner, join(path, name), known)
         return node
 
     @cached_property
@@ -170,30 +168,27 @@ class Tree:
             yield path, node
             if node.children:
                 above |= {id(node)}
+                start = f"{path}." if path else ""
                 found = [
-                    (join(path, name), child, above) for name, child in node.children.items() if id(child) not in above
+                    (start + name, child, above) for name, child in node.children.items() if id(child) not in above
                 ]
                 waiting += reversed(found)
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """Every distinct parameter and persistent buffer, in the order of registration."""
-        places: dict[int, list[tuple[nn.Module, str, str, bool]]] = {}
+        found: dict[int, tuple[dict[tuple[nn.Module, str], None], dict[str, None], bool]] = {}
         for path, node in self.below(self.root, self.root.path):
-            for attribute, tensor, is_buffer in _held(node.module):
-                entry = (node.module, attribute, join(path, attribute), is_buffer)
-                found = places.setdefault(id(tensor), [])
-                if entry not in found:
-                    found.append(entry)
-        return tuple(
-            Slot(
-                places=tuple(dict.fromkeys((module, attribute) for module, attribute, _, _ in found)),
-                names=tuple(dict.fromkeys(name for _, _, name, _ in found)),
-                is_buffer=found[0][3],
-                parts=_parts(found[0][0], found[0][1], found[0][2]),
-            )
-            for found in places.values()
-        )
+            module = node.module
+            for attribute, tensor, is_buffer in _held(module):
+                name = f"{path}.{attribute}" if path else attribute
+                known = found.get(id(tensor))
+                if known is None:
+                    found[id(tensor)] = {(module, attribute): None}, {name: None}, is_buffer
+                else:
+                    known[0].setdefault((module, attribute))
+                    known[1].setdefault(name)
+        return tuple(_slot(tuple(places), tuple(names), is_buffer=buffer) for places, names, buffer in found.values())
 
     def held(self, node: Node, *, with_buffers: bool = False) -> list[Slot]:
         """The slots that a module itself holds."""
@@ -230,10 +225,15 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
             yield name, buffer, True
 
 
-def _parts(module: nn.Module, attribute: str, name: str) -> dict[str, Part]:
-    plist = parametrizations(module).get(attribute)
-    if plist is None:
-        return {}
+def _slot(places: tuple[tuple[nn.Module, str], ...], names: tuple[str, ...], *, is_buffer: bool) -> Slot:
+    plist = parametrizations(places[0][0]).get(places[0][1])
+    return Slot(places, names, is_buffer, _NO_PARTS if plist is None else _parts(plist, places[0][1], names[0]))
+
+
+_NO_PARTS: Mapping[str, Part] = {}
+
+
+def _parts(plist: ParametrizationList, attribute: str, name: str) -> dict[str, Part]:
     path = join(name.removesuffix(attribute).rstrip("."), "parametrizations", attribute)
     originals = ["original"] if plist.is_tensor else [f"original{i}" for i in range(plist.ntensors)]
     return {join(path, original): Part(plist, original) for original in originals}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from functools import lru_cache
 
 from torch import nn
 
@@ -25,7 +26,7 @@ WRAPPERS: Mapping[str, str] = {
 def unwrap(module: nn.Module) -> nn.Module:
     """The user's module inside DDP, FSDP, ``torch.compile`` and checkpoint wrappers, which are known by their class."""
     while True:
-        inner = next((WRAPPERS[name] for name in map(_class_path, type(module).__mro__) if name in WRAPPERS), None)
+        inner = _attribute_of_wrapped(_class_of(module))
         if inner is None:
             return module
         wrapped = module._modules[inner]
@@ -36,12 +37,28 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 def is_fsdp(module: nn.Module) -> bool:
     """It is FSDP1's wrapper, which makes one flat parameter of those inside."""
-    return _FSDP in map(_class_path, type(module).__mro__)
+    return _attribute_of_wrapped(_class_of(module)) == WRAPPERS[_FSDP]
 
 
 def class_name(module: nn.Module) -> str:
     """The name of a module's class as the user wrote it; ``fully_shard`` puts one of its own in front."""
-    return next(cls.__name__ for cls in type(module).__mro__ if not cls.__module__.startswith("torch.distributed.fsdp"))
+    return _own_class(_class_of(module)).__name__
+
+
+def _class_of(module: nn.Module) -> Hashable:
+    return type(module)  # type: ignore[return-value]  # mypy takes it for unhashable
+
+
+# A model has many modules and few classes.
+@lru_cache(maxsize=1024)
+def _attribute_of_wrapped(cls: type) -> str | None:
+    """Where the modules of a class hold the one that they wrap; None if they are no wrappers."""
+    return next((WRAPPERS[name] for name in map(_class_path, cls.__mro__) if name in WRAPPERS), None)
+
+
+@lru_cache(maxsize=1024)
+def _own_class(cls: type) -> type:
+    return next(base for base in cls.__mro__ if not base.__module__.startswith("torch.distributed.fsdp"))
 
 
 def _class_path(cls: type) -> str:

@@ -125,6 +125,7 @@ ORDER = [
     "finite",
     "methods",
     "plan",
+    "outline",
     "selection",
     "planner",
     "planning",

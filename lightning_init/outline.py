@@ -1,0 +1,161 @@
+"""All that is below a module as a list with indices, so that a rule goes straight to what it means.
+
+With many rules on a large model nearly all that a rule could look at is not meant; what is looked up here is found
+once for all rules of a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from operator import itemgetter
+
+from torch import Tensor, nn
+
+from lightning_init.scope import NamePattern, Scope
+from lightning_init.tree import Node, Tree, join, parameter_names
+
+__all__ = ["Outline"]
+
+
+class Outline:
+    """A module and all below it, in the order of registration; a shared module once for every path that leads to it.
+
+    Args:
+        tree: The module tree.
+        top: The module that paths are relative to.
+
+    Attributes:
+        places: (relative path, module) in that order. A position is an index of this list.
+    """
+
+    def __init__(self, tree: Tree, top: Node) -> None:
+        self.places = list(tree.below(top))
+        self._parameters: dict[nn.Module, list[str]] = {}
+
+    def names_at(self, position: int) -> list[str]:
+        """The own names of the parameters of a module."""
+        module = self.places[position][1].module
+        if module not in self._parameters:
+            self._parameters[module] = parameter_names(module)
+        return self._parameters[module]
+
+    @cached_property
+    def classes(self) -> dict[type, list[int]]:
+        """The classes of the modules, and where these are."""
+        found: dict[type, list[int]] = {}
+        for position, (_, node) in enumerate(self.places):
+            found.setdefault(type(node.module), []).append(position)
+        return found
+
+    def of_layer(self, scope: Scope) -> Iterable[int]:
+        """Where the modules are whose class a scope means."""
+        if not scope.layer:
+            return range(len(self.places))
+        found = [at for at in self.classes.values() if scope.has_layer(self.places[at[0]][1].module)]
+        return found[0] if len(found) == 1 else sorted(position for at in found for position in at)
+
+    def parameters(self, scope: Scope) -> Iterator[tuple[int, str]]:
+        """(position of the module, own name) of the parameters that a scope means."""
+        taken: dict[str, bool] = {}
+        for position, only in self._of_layer_and_name(scope):
+            for name in self.names_at(position):
+                if name not in taken:
+                    taken[name] = scope.takes(name, ("weight", "bias"))
+                if taken[name] and (only is None or name in only):
+                    yield position, name
+
+    def _of_layer_and_name(self, scope: Scope) -> Iterator[tuple[int, set[str] | None]]:
+        """Where a scope means parameters, and which of a module's own its name covers; None for all of them."""
+        if scope.name is None:
+            for position in self.of_layer(scope):
+                yield position, None
+            return
+        single: dict[int, set[str]] = {}
+        for position, name in self.single(scope.name):
+            single.setdefault(position, set()).add(name)
+        whole = (position for start in self.tops(scope.name) for position in range(start, self.ends[start]))
+        for position, only in sorted({**single, **dict.fromkeys(whole)}.items(), key=itemgetter(0)):
+            if scope.has_layer(self.places[position][1].module):
+                yield position, only
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Where what is below a module ends, for every position."""
+        found = [len(self.places)] * len(self.places)
+        open_: list[int] = []
+        for position, (path, _) in enumerate(self.places):
+            while open_ and not _is_below(path, self.places[open_[-1]][0]):
+                found[open_.pop()] = position
+            open_.append(position)
+        return found
+
+    def covers_any(self, name: NamePattern) -> bool:
+        """Whether a name covers a module or a parameter."""
+        return any(True for _ in self.tops(name)) or any(True for _ in self.single(name))
+
+    def tops(self, name: NamePattern) -> Iterator[int]:
+        """Where the modules are that a name covers, without those below such a one, and without the top itself."""
+        end = 0
+        for position in self._candidates(name):
+            if position >= end and name.covers(self.places[position][0]):
+                yield position
+                end = self.ends[position]
+
+    def single(self, name: NamePattern) -> Iterator[tuple[int, str]]:
+        """(position of the module, own name) of the parameters that a name matches; it may cover their modules too."""
+        if name.literal:
+            parent, _, own = name.text.rpartition(".")
+            position = self._position.get(parent)
+            if position is not None and own in self.names_at(position) and join(parent, own) == name.text:
+                yield position, own
+            return
+        for own, positions in self._with_parameter.items():
+            if name.may_end_with(own):
+                yield from ((at, own) for at in positions if name.covers(join(self.places[at][0], own)))
+
+    def _candidates(self, name: NamePattern) -> Iterable[int]:
+        """Where a name can match the path of a module, in order; without the top."""
+        if name.literal:
+            return [self._position[name.text]] if name.text in self._position else []
+        found = [positions for part, positions in self._with_last_part.items() if name.may_end_with(part)]
+        return found[0] if len(found) == 1 else sorted(position for positions in found for position in positions)
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {path: position for position, (path, _) in enumerate(self.places)}
+
+    @cached_property
+    def _with_last_part(self) -> dict[str, list[int]]:
+        """Where the modules are whose path ends with a part."""
+        found: dict[str, list[int]] = {}
+        for position, (path, _) in enumerate(self.places):
+            if path:
+                found.setdefault(path.rpartition(".")[2], []).append(position)
+        return found
+
+    @cached_property
+    def _with_parameter(self) -> dict[str, list[int]]:
+        """Where the modules are that have a parameter of a name."""
+        found: dict[str, list[int]] = {}
+        for position in range(len(self.places)):
+            for name in self.names_at(position):
+                found.setdefault(name, []).append(position)
+        return found
+
+    @cached_property
+    def hooked(self) -> list[tuple[int, str]]:
+        """Where the modules are whose weight an old hook computes, and the name of what it is computed from."""
+        found = ((position, _hooked(node.module)) for position, (_, node) in enumerate(self.places))
+        return [(position, name) for position, name in found if name is not None]
+
+
+def _is_below(path: str, other: str) -> bool:
+    return not other or path.startswith(f"{other}.")
+
+
+def _hooked(module: nn.Module) -> str | None:
+    # The hooks leave what they computed last as a plain attribute.
+    if not isinstance(vars(module).get("weight"), Tensor):
+        return None
+    return next((name for name in ("weight_v", "weight_orig") if name in module._parameters), None)
