@@ -66,6 +66,10 @@ def inspect(argv: Sequence[str]) -> int:
     return FAULT if given.strict and severe else 0
 
 
+# Findings tell of what is not finite.
+_SPARE = ("nonfinite", "l2 norm", "abs mean", "zero fraction", "dtype", "max", "min")
+
+
 def _show(report: InitReport) -> None:
     header = ("name", "shape", "dtype", *(name.replace("_", " ") for name in STATISTICS))
     rows = [
@@ -75,7 +79,7 @@ def _show(report: InitReport) -> None:
     elements = int(report.totals()["elements"])
     tensors = "tensor" if len(report) == 1 else "tensors"
     told = [f"{len(report):,} {tensors} of {elements:,} elements", *finding_lines(report.findings)]
-    print_table([header, *rows], [*told, *(f"note: {note}" for note in report.notes)])
+    print_table([header, *rows], [*told, *(f"note: {note}" for note in report.notes)], spare=_SPARE)
 
 
 def _number(statistics: object, name: str) -> str:

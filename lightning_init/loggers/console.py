@@ -19,4 +19,5 @@ def show(report: InitReport) -> None:
         [header, *rows[:MOST_ROWS]],
         [*more, str(legend), *finding_lines(report.findings), ""],
         title=f"What the weights start from (seed {report.seed})",
+        spare=("dtype", "shape"),
     )

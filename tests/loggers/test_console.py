@@ -54,3 +54,20 @@ class TestConsole:
         assert "[red]c.weight" in printed
         assert "Holder.init_cfg[0]" in printed
         assert "written by" in printed
+
+    @pytest.mark.parametrize(("width", "left_out"), [(94, []), (93, ["dtype"]), (10, ["dtype", "shape"])])
+    def test_a_narrow_terminal_goes_without_the_columns_that_matter_least(
+        self, width: int, left_out: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        net = Holder(constant(2), a_name_that_is_long=nn.Linear(1, 1))
+        report = init_weights(net).measure()
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", str(width))
+        show(report)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+        (header,) = [line for line in lines if line.startswith("parameter")]
+        assert [name for name in ("dtype", "shape", "std") if name not in header] == left_out
+        assert any(line.startswith("a_name_that_is_long.weight  ") for line in lines)
+        told = [line for line in lines if line.startswith("left out")]
+        assert told == ([f"left out, for want of room: {', '.join(left_out)}"] if left_out else [])
