@@ -64,6 +64,15 @@ class TestTrends:
             walk = torch.randn(100).mul(0.3).cumsum(0).exp().tolist()
             assert codes([layer(i, std, 1 / std) for i, std in enumerate(walk)]) == []
 
+    def test_hundreds_of_narrow_layers_lose_it_by_steps_of_either_direction(self) -> None:
+        net = nn.Sequential(*[part for _ in range(300) for part in (nn.Linear(16, 16), nn.ReLU())])
+        report = init_weights(net, {"type": "Kaiming", "layer": "Linear", "mode": "fan_in"}, seed=0)
+        report.signal = probe(net, torch.randn(64, 16, generator=torch.Generator().manual_seed(0)))
+        first, last = report.signal[0], report.signal[-2]
+        assert first.std > FORWARD**2 * last.std
+        assert last.gradient_std > BACKWARD**2 * first.gradient_std
+        assert [finding.code for finding in report.findings] == ["vanishing-signal", "vanishing-signal"]
+
     def test_a_frozen_part_without_gradients(self) -> None:
         signal = [layer(i, 1.0, math.nan if i < 5 else 1.0) for i in range(12)]
         assert codes(signal) == []

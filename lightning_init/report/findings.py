@@ -29,7 +29,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 CODES: dict[Code, str] = {
     "nonfinite": "NaN or infinity among the weights",
-    "symmetric": "a weight matrix that is all one value, so that its units stay equal",
+    "symmetric": "a weight matrix that is all one value",
     "off-expected": "measured statistics that the declared law does not explain",
     "random-scale": "the scale of a normalisation layer drawn at random",
     "untouched": "a parameter that nothing wrote",

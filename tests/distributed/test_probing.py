@@ -16,6 +16,7 @@ from tests.distributed.harness import run_ranks
 from tests.distributed.models import LitNet, digests, rules, trainer
 from tests.distributed.sharded import whole
 from tests.distributed.test_model_parallel import ShardedNet
+from tests.distributed.writers import CpuFSDP
 
 Probed = tuple[dict[str, str], tuple[LayerSignal, ...], list[str]]
 
@@ -77,6 +78,28 @@ def probed(make: Any, probe: Any, strategy: Any, devices: int = 2) -> Probed:
     weights = whole(module) if isinstance(module, ShardedNet) else digests(module)
     failures = [finding.message for finding in callback.report.findings if finding.code == "probe-failed"]
     return weights, callback.report.signal, failures
+
+
+class Wrapped(TrainedNet):
+    """It trains what FSDP1 has flattened."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        assert self.trainer.model is not None
+        return torch.optim.SGD(self.trainer.model.parameters(), lr=0.01)
+
+
+def under_fsdp() -> tuple[list[str], int]:
+    callback = InitWeightsCallback(seed=7, log=(), probe="train_dataloader")
+    made = trainer(strategy=CpuFSDP(), devices=2, callbacks=[callback], max_steps=3)
+    made.fit(Wrapped(), rows())
+    assert callback.report is not None
+    assert callback.report.signal == ()
+    return [it.message for it in callback.report.findings if it.code == "probe-failed"], made.global_step
+
+
+def test_fsdp_is_refused_and_trains_on() -> None:
+    told = ["the signal could not be probed: InitError: the probe does not run under CpuFSDP"]
+    assert run_ranks(2, under_fsdp, process_group=False, deadline=120) == [(told, 3)] * 2
 
 
 def under_ddp() -> list[Probed]:

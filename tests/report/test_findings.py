@@ -376,8 +376,8 @@ class TestAsText:
         assert severities == ["error", "error", "info", "info"]
         (line,) = [line for line in str(report).splitlines() if line.startswith("error")]
         assert line == (
-            "error: 2 times a weight matrix that is all one value, so that its units stay equal: a.weight, b.weight "
-            "[Holder.init_cfg]; draw it at random (Kaiming, Xavier, Normal)"
+            "error: 2 times a weight matrix that is all one value: a.weight, b.weight [Holder.init_cfg]; "
+            "draw it at random (Kaiming, Xavier, Normal)"
         )
         assert f"- {line}" in report.to_markdown().splitlines()
         assert [record["findings"] for record in report.records()][:2] == ["symmetric", None]
