@@ -1,4 +1,4 @@
-"""The probe on several ranks: under DDP, under FSDP2 and tensor parallel, and where a rank has nothing to give."""
+"""The probe on several ranks: under DDP, FSDP1, FSDP2 and tensor parallel, and where a rank has nothing to give."""
 
 from __future__ import annotations
 
@@ -97,23 +97,21 @@ def under_fsdp() -> tuple[list[str], int]:
     return [it.message for it in callback.report.findings if it.code == "probe-failed"], made.global_step
 
 
-def test_fsdp_is_refused_and_trains_on() -> None:
-    told = ["the signal could not be probed: InitError: the probe does not run under CpuFSDP"]
-    assert run_ranks(2, under_fsdp, process_group=False, deadline=120) == [(told, 3)] * 2
-
-
-def under_ddp() -> list[Probed]:
+def replicated_and_flat() -> tuple[list[Probed], tuple[list[str], int]]:
     found = [probed(TrainedNet, probe, "ddp") for probe in (None, "train_dataloader")]
     TrainedNet.fail_on.append(1)
-    return [
-        *found,
+    found += [
         probed(TrainedNet, "train_dataloader", "ddp"),
         probed(TrainedNet, Uncopyable([torch.ones(2, 8)]), "ddp"),
     ]
+    return found, under_fsdp()
 
 
-def test_under_ddp() -> None:
-    (plain, well, failing, missing), *others = run_ranks(2, under_ddp, process_group=False, deadline=120)
+def test_under_ddp_and_fsdp() -> None:
+    mine, other = run_ranks(2, replicated_and_flat, process_group=False, deadline=120)
+    # Every rank tells the same.
+    assert mine == other
+    (plain, well, failing, missing), refused = mine
     assert plain[1:] == ((), [])
     assert len(well[1]) >= 4
     assert well[2] == []
@@ -121,11 +119,9 @@ def test_under_ddp() -> None:
     assert failing[1] == missing[1] == ()
     assert "ValueError: no such row [on rank 1]" in failing[2][0]
     assert "OSError: the disk is gone [on rank 1]" in missing[2][0]
-    # The training went on in each case, and came to the same; every rank tells the same.
+    # The training went on in each case, and came to the same.
     assert plain[0] == well[0] == failing[0] == missing[0]
-    for other in others:
-        for mine, its in zip((plain, well, failing, missing), other, strict=True):
-            assert mine == its
+    assert refused == (["the signal could not be probed: InitError: the probe does not run under CpuFSDP"], 3)
 
 
 def sharded(mesh: tuple[int, int]) -> list[Probed]:
