@@ -127,8 +127,8 @@ def _put(module: nn.Module, name: str, shard: FlatShard, undo: ExitStack) -> Non
 def _refuse_strays(module: nn.Module) -> None:
     """A parameter does not know the unit that it is a part of."""
     told = (
-        "is a part of a flat parameter of FSDP1 that is out of reach: give the FSDP module itself, and tie parameters "
-        "within one unit only"
+        "is a part of a flat parameter of FSDP1 that is out of reach: give the FSDP module itself (a new module, where "
+        "FSDPStrategy has wrapped this one in a run before), and tie parameters within one unit only"
     )
     strays = [
         name

@@ -135,47 +135,6 @@ def of_lives(folder: Path) -> dict[bool, Any]:
     return kept
 
 
-class Units(FlatNet):
-    """Each of its parameters is in a unit that it has wrapped itself, once."""
-
-    is_wrapped = False
-
-    def __init__(self) -> None:
-        super().__init__(rules()[:2], lr=0.1)
-        del self.twin, self.token
-        self.token = 0.0  # type: ignore[assignment]  # no parameter
-
-    def configure_model(self) -> None:
-        if not self.is_wrapped:
-            self.wraps = ("conv", "head", "noisy", "tail", "plain", "norm")
-            super().configure_model()
-        self.is_wrapped = True
-
-
-def again(module: FlatNet, *, same: bool = False, ours: bool = True) -> tuple[bool, bool]:
-    """Whether a second fit starts from what was trained, and trains."""
-    seen = Seen()
-    first, second = ([InitWeightsCallback(seed=seed, log=())] if ours else [] for seed in (7, 8))
-    made: Any = trainer(strategy=CpuFSDP(), devices=2, callbacks=[seen, *first])
-    made.fit(module, loader())
-    trained = whole(made.strategy.model)
-    if same:
-        made.fit_loop.epoch_loop.max_steps = 2
-    else:
-        made = trainer(strategy=CpuFSDP(), devices=2, callbacks=[seen, *second])
-    made.fit(module, loader())
-    return seen.weights == trained, whole(made.strategy.model) != trained
-
-
-def of_second_fits() -> dict[str, Told]:
-    return {
-        "other Trainer": told(lambda: again(Units())),
-        "same Trainer": told(lambda: again(Units(), same=True)),
-        "flattened": told(lambda: again(FlatNet())),
-        "flattened, without ours": told(lambda: again(FlatNet(), ours=False)),
-    }
-
-
 def missing(folder: Path) -> dict[str, Any]:
     return {"type": "Pretrained", "checkpoint": str(folder / "gone.pth")}
 
@@ -220,8 +179,6 @@ def of_all(folder: Path) -> dict[str, Any]:
         "cases": {name: fitted(CpuFSDP(**strategy), **module) for name, (strategy, module) in CASES.items()},
         "lives": of_lives(folder),
         "meta": of_meta(folder),
-        "again": of_second_fits(),
-        "tied": told(lambda: run(FlatNet(), CpuFSDP(auto_wrap_policy={nn.Linear}))),
     }
 
 
@@ -253,22 +210,6 @@ def test_the_weights_and_the_report_of_a_single_process(found: list[dict[str, An
 def test_a_resumed_run_keeps_its_weights_even_if_a_checkpoint_is_gone(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         assert of_rank["lives"] == dict.fromkeys((False, True), (True, None, True))
-
-
-def test_a_second_fit_goes_on_where_all_is_in_units_of_the_module(found: list[dict[str, Any]]) -> None:
-    """Elsewhere Lightning wraps what is flat already, with and without the callback."""
-    for of_rank in found:
-        again = of_rank["again"]
-        assert again["other Trainer"].value == again["same Trainer"].value == (True, True), again
-        theirs = again["flattened, without ours"]
-        assert theirs.error == "RuntimeError"
-        assert (again["flattened"].error, again["flattened"].message) == (theirs.error, theirs.message)
-
-
-def test_a_tie_across_units_is_told_by_its_name(found: list[dict[str, Any]]) -> None:
-    for of_rank in found:
-        assert of_rank["tied"].error == "InitError"
-        assert of_rank["tied"].message.startswith("twin.weight: is a part of a flat parameter of FSDP1")
 
 
 def test_what_was_on_meta(found: list[dict[str, Any]], alone: dict[bool, Fitted]) -> None:

@@ -34,6 +34,7 @@ class Living(ShardedNet):
     """Can be fitted twice, as Lightning asks for: its ``configure_model`` does nothing the second time."""
 
     batch_size = 2
+    first: dict[str, str] | None = None
 
     def __init__(self, *, scheduled: bool = False) -> None:
         super().__init__(rules(), lr=0.25)
@@ -57,6 +58,10 @@ class Living(ShardedNet):
     def val_dataloader(self) -> DataLoader[Any]:
         return self.train_dataloader()
 
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        # A search takes all other callbacks away, but not this.
+        self.first = self.first or whole(self)
+
     def validation_step(self, batch: list[Tensor], index: int) -> None:
         self(batch[0])
 
@@ -65,14 +70,10 @@ class Living(ShardedNet):
 
 
 class Seen(Callback):
-    """The weights before the first step of all, that of a search included, and at every start of a training."""
+    """The weights at every start of a training."""
 
     def __init__(self) -> None:
-        self.first: dict[str, str] = {}
         self.starts: list[dict[str, str]] = []
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        self.first = self.first or whole(pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.starts.append(whole(pl_module))
@@ -96,7 +97,8 @@ def ours() -> InitWeightsCallback:
     return InitWeightsCallback(seed=SEED, log=())
 
 
-def declared(found: dict[str, str]) -> dict[str, str]:
+def declared(found: dict[str, str] | None) -> dict[str, str]:
+    assert found is not None
     return {name: bits for name, bits in found.items() if name not in UNTOUCHED}
 
 
@@ -114,29 +116,30 @@ def fitted_again(kind: str, same: bool, folder: Path) -> tuple[dict[str, str], b
     else:
         again, later = made(kind, [InitWeightsCallback(seed=8, log=())], folder)
     again.fit(module)
-    return declared(seen.first), later.starts[-1] == trained, whole(module) != trained
+    return declared(module.first), later.starts[-1] == trained, whole(module) != trained
 
 
 def fitted_behind_a_test(kind: str, folder: Path) -> tuple[dict[str, str], bool]:
     # A test under DDP sends the weights of rank zero.
     torch.manual_seed(0)
     module = Living()
-    run, seen = made(kind, [ours()], folder)
+    run, _ = made(kind, [ours()], folder)
     before = digests(module)
     run.test(module, loader(), verbose=False)
     untouched = kind != "ddp" or digests(module) == before
     run.fit(module)
-    return declared(seen.first), untouched
+    return declared(module.first), untouched
 
 
 def searched(kind: str, given: Callable[[], Sequence[Callback]], scheduled: bool, folder: Path) -> Any:
     run, seen = made(kind, given(), folder)
+    module = Living(scheduled=scheduled)
     try:
-        run.fit(Living(scheduled=scheduled))
+        run.fit(module)
     except CheckpointException as error:
         # It is no `Exception`.
         raise RuntimeError(str(error)) from error
-    return declared(seen.first), declared(seen.starts[-1])
+    return declared(module.first), declared(seen.starts[-1])
 
 
 def tuned(kind: str, given: Callable[[], Sequence[Callback]], folder: Path) -> Any:
@@ -144,12 +147,12 @@ def tuned(kind: str, given: Callable[[], Sequence[Callback]], folder: Path) -> A
     module = Living(scheduled=True)
     Tuner(run).lr_find(module, min_lr=1e-3, max_lr=1e-2, num_training=3)
     run.fit(module)
-    return declared(seen.first), declared(seen.starts[-1])
+    return declared(module.first), declared(seen.starts[-1])
 
 
 def averaged(kind: str, given: Callable[[], Sequence[Callback]], folder: Path) -> Any:
     callbacks = given()
-    run, seen = made(kind, callbacks, folder)
+    run, _ = made(kind, callbacks, folder)
     averages: list[dict[str, str]] = []
 
     class Looking(Callback):
@@ -158,8 +161,9 @@ def averaged(kind: str, given: Callable[[], Sequence[Callback]], folder: Path) -
             averages.append(whole(averaging._average_model.module))  # type: ignore[union-attr]
 
     run.callbacks.append(Looking())
-    run.fit(Living())
-    return declared(seen.first), declared(averages[0])
+    module = Living()
+    run.fit(module)
+    return declared(module.first), declared(averages[0])
 
 
 def search() -> LearningRateFinder:
