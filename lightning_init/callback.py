@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,14 +13,15 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init import distributed, empty_init, fsdp
-from lightning_init.config import InitCfg, is_initialised, parse, plain
+from lightning_init.arguments import LABEL, checked
+from lightning_init.config import InitCfg, is_initialised, plain
 from lightning_init.engine import execute
-from lightning_init.errors import CheckpointError, Fault, InitConfigError, InitError, did_you_mean
+from lightning_init.errors import CheckpointError, InitConfigError, InitError
 from lightning_init.hooks import arm, configured, disarm, spare_meta
-from lightning_init.loggers import CONTENTS, log_report, show
+from lightning_init.loggers import log_report, show
 from lightning_init.materialize import has_meta
 from lightning_init.planning import check_configs
-from lightning_init.probing import check_probe, probe_run
+from lightning_init.probing import probe_run
 from lightning_init.report import InitReport
 from lightning_init.settings import RngDevice, Settings, Sync
 from lightning_init.strategies import check_strategy
@@ -30,8 +29,6 @@ from lightning_init.tree import Tree
 from lightning_init.wrappers import class_name
 
 __all__ = ["InitWeightsCallback"]
-
-_LABEL = "InitWeightsCallback.init_cfg"
 
 
 class InitWeightsCallback(callbacks.Callback):
@@ -83,18 +80,10 @@ class InitWeightsCallback(callbacks.Callback):
         log: str | Sequence[str] = ("table", "scalars"),
         probe: Any = None,
     ) -> None:
-        faults: list[Fault] = []
-        with _collected(faults, "InitWeightsCallback"):
-            self.settings = Settings(seed, rng_device, strict, require_all, sync)
-        with _collected(faults, "InitWeightsCallback"):
-            # Not `log`: the Trainer puts the method of that name on every callback.
-            self.contents = _contents(log)
-        with _collected(faults):
-            parse(init_cfg, _LABEL)
-        with _collected(faults, "InitWeightsCallback"):
-            check_probe(probe)
-        if faults:
-            raise InitConfigError(faults)
+        # Not `log`: the Trainer puts the method of that name on every callback.
+        self.settings, self.contents = checked(
+            partial(Settings, seed, rng_device, strict, require_all, sync), init_cfg, log, probe
+        )
         self.probe = probe
         empty_init.mark(self)
         self.init_cfg = plain(init_cfg)
@@ -211,7 +200,7 @@ class InitWeightsCallback(callbacks.Callback):
                 module,
                 replace(self.settings, seed=seed),
                 init_cfg=self.init_cfg,
-                label=_LABEL,
+                label=LABEL,
                 storage=storage,
                 tell=rank_zero_info,
             )
@@ -244,32 +233,7 @@ class InitWeightsCallback(callbacks.Callback):
                 "a Trainer takes one InitWeightsCallback; give it a list of rules instead of a second"
             )
         check_strategy(trainer.strategy)
-        check_configs(Tree(pl_module), self.init_cfg, _LABEL)
-
-
-@contextmanager
-def _collected(faults: list[Fault], where: str = "") -> Iterator[None]:
-    """Keeps what is wrong for one error that names it all."""
-    try:
-        yield
-    except InitConfigError as error:
-        faults.extend(fault.below(where) if where else fault for fault in error.faults)
-
-
-def _contents(log: str | Sequence[str]) -> tuple[str, ...]:
-    if not isinstance(log, Sequence):
-        raise InitConfigError([Fault("log", f"must be some of {CONTENTS}, got {log!r}")])
-    given = (log,) if isinstance(log, str) else tuple(log)
-    faults = [
-        Fault("log", f"cannot hold {item!r}; {did_you_mean(str(item), CONTENTS)}")
-        for item in given
-        if item not in CONTENTS
-    ]
-    if "figure" in given and not importlib.util.find_spec("matplotlib"):
-        faults.append(Fault("log", 'a figure needs matplotlib: pip install "lightning-init[plot]"'))
-    if faults:
-        raise InitConfigError(faults)
-    return given
+        check_configs(Tree(pl_module), self.init_cfg, LABEL)
 
 
 def _seed_everything() -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from torch import nn
 
 from lightning_init.errors import InitError, did_you_mean
 from lightning_init.report import json_format
-from lightning_init.report.columns import COLUMNS, Cell, cells
+from lightning_init.report.columns import Cell, cells
 from lightning_init.report.diff import ReportDiff, difference
 from lightning_init.report.examine import examine
+from lightning_init.report.files import read_text, write_csv
 from lightning_init.report.findings import Finding
 from lightning_init.report.json_format import Parts
 from lightning_init.report.measuring import measured
@@ -183,10 +183,7 @@ class InitReport:
         Args:
             path: The file; it is written anew.
         """
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.records())
+        write_csv(path, self.records())
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The whole report as JSON, from which `from_json` makes an equal one.
@@ -215,21 +212,7 @@ class InitReport:
         Raises:
             InitError: There is no such file, or it is no report, a broken one, or one of another version.
         """
-        if isinstance(text_or_path, str) and text_or_path.lstrip().startswith("{"):
-            text, source = text_or_path, "the text"
-        else:
-            text, source = _read(Path(text_or_path)), repr(str(text_or_path))
-        parts = json_format.loads(text, source)
-        return cls(
-            None,
-            parts.rows,
-            checkpoints=parts.checkpoints,
-            warnings=parts.warnings,
-            notes=parts.notes,
-            seed=parts.seed,
-            signal=parts.signal,
-            probe_error=parts.probe_error,
-        )
+        return cls(None, **vars(json_format.loads(*read_text(text_or_path))))
 
     def plot(self) -> Figure:
         """Draws the std of every parameter, measured against expected, the signal if there is one, and the findings.
@@ -294,10 +277,3 @@ class InitReport:
             *(f"warning: {line}" for line in self.warnings),
             *(f"note: {line}" for line in self.notes),
         ]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InitError(f"cannot read {str(path)!r}: {error}") from error

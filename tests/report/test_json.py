@@ -158,3 +158,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]", encoding="utf-8")
     with pytest.raises(InitError, match=r"list.json' is no report"):
         InitReport.from_json(tmp_path / "list.json")
+
+
+def test_a_text_that_is_neither_is_not_told_as_a_whole() -> None:
+    with pytest.raises(
+        InitError, match=r"^cannot read 'xxx.*\.\.\.: File name too long; a text starts with a brace$"
+    ) as info:
+        InitReport.from_json("x" * 100_000)
+    assert len(str(info.value)) < 300
+    with pytest.raises(InitError, match="this is an empty text"):
+        InitReport.from_json(" ")
