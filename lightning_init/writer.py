@@ -129,5 +129,10 @@ class Writer:
 
 
 def _is_plain(slot: Slot) -> bool:
-    """It can be written beside others: nothing else is written with it, and its device has no threads of its own."""
-    return not slot.parts and slot.tensor.device.type == "cpu"
+    """It can be written beside others: nothing else is written with it, and its device has no threads of its own.
+
+    One that is spread over ranks cannot: what needs the whole of it makes it on every rank, and several of them at once
+    might be as large as the model.
+    """
+    tensor = slot.tensor
+    return not slot.parts and not is_sharded(tensor) and tensor.device.type == "cpu"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lightning_init import KaimingInit, WeightStatistics, init_weights, skip_default_init
+from lightning_init import INITIALIZERS, KaimingInit, WeightStatistics, init_weights, skip_default_init
 from lightning_init.engine import execute
+from lightning_init.initializers.base import TensorInitializer
 from lightning_init.initializers.fill import fill_
 from lightning_init.initializers.laws import NormalLaw
 from lightning_init.ledger import Ledger, Written
@@ -152,6 +156,35 @@ def test_a_method_that_fails_on_one_rank_ends_all() -> None:
     assert first.error == "RankError"
     assert "KeyError: 'of the user'" in first.message
     assert second.error == "KeyError"
+
+
+@INITIALIZERS.register("AloneForTests")
+@dataclass(frozen=True)
+class AloneInit(TensorInitializer):
+    """Counts how many whole tensors are there at once."""
+
+    concurrent: ClassVar[bool] = True
+    now: ClassVar[list[None]] = []
+    most: ClassVar[int] = 0
+
+    def fill(self, tensor: Tensor, fans: Any, generator: torch.Generator | None) -> None:
+        self.now.append(None)
+        type(self).most = max(self.most, len(self.now))
+        time.sleep(0.05)
+        tensor.zero_()
+        self.now.pop()
+
+
+def of_whole_tensors() -> int:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    SHARDINGS["fsdp"](net)
+    torch.set_num_threads(2)
+    init_weights(net, {"type": "AloneForTests", "layer": "Linear"}, seed=0)
+    return AloneInit.most
+
+
+def test_what_needs_a_whole_tensor_makes_one_at_a_time() -> None:
+    assert run_ranks(1, of_whole_tensors) == [1]
 
 
 def of_functional() -> Told:
