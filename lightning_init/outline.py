@@ -6,6 +6,7 @@ once for all rules of a module.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from operator import itemgetter
@@ -98,7 +99,7 @@ class Outline:
         """Where the modules are that a name covers, without those below such a one, and without the top itself."""
         end = 0
         for position in self._candidates(name):
-            if position >= end and name.covers(self.places[position][0]):
+            if position >= end and name.matches(self.places[position][0]):
                 yield position
                 end = self.ends[position]
 
@@ -110,16 +111,35 @@ class Outline:
             if position is not None and own in self.names_at(position) and join(parent, own) == name.text:
                 yield position, own
             return
+        within = self._within(name)
         for own, positions in self._with_parameter.items():
             if name.may_end_with(own):
-                yield from ((at, own) for at in positions if name.covers(join(self.places[at][0], own)))
+                yield from ((at, own) for at in _between(positions, within) if name.matches(self._full_name(at, own)))
+
+    def _full_name(self, position: int, own: str) -> str:
+        path = self.places[position][0]
+        return f"{path}.{own}" if path else own
+
+    def _within(self, name: NamePattern) -> range:
+        """Where a name can match, by the plain parts that it starts with."""
+        if not name.head:
+            return range(len(self.places))
+        start = self._position.get(name.head)
+        if start is not None:
+            return range(start, self.ends[start])
+        # It may be a parameter, which `weight.**` matches as well.
+        holder = self._position.get(name.head.rpartition(".")[0])
+        return range(0) if holder is None else range(holder, holder + 1)
 
     def _candidates(self, name: NamePattern) -> Iterable[int]:
         """Where a name can match the path of a module, in order; without the top."""
         if name.literal:
             return [self._position[name.text]] if name.text in self._position else []
-        found = [positions for part, positions in self._with_last_part.items() if name.may_end_with(part)]
-        return found[0] if len(found) == 1 else sorted(position for positions in found for position in positions)
+        within = self._within(name)
+        if len(within) <= len(self._with_last_part):
+            return within if within.start else within[1:]
+        ends = [positions for part, positions in self._with_last_part.items() if name.may_end_with(part)]
+        return sorted(position for positions in ends for position in _between(positions, within))
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -148,6 +168,11 @@ class Outline:
         """Where the modules are whose weight an old hook computes, and the name of what it is computed from."""
         found = ((position, _hooked(node.module)) for position, (_, node) in enumerate(self.places))
         return [(position, name) for position, name in found if name is not None]
+
+
+def _between(positions: list[int], within: range) -> list[int]:
+    """Those of some positions, in order, that lie in a range."""
+    return positions[bisect_left(positions, within.start) : bisect_left(positions, within.stop)]
 
 
 def _is_below(path: str, other: str) -> bool:

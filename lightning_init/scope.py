@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -106,6 +107,11 @@ class NamePattern:
         last = self.text.rpartition(".")[2]
         return None if self.text.startswith("re:") or last == "**" else re.compile(_part(last))
 
+    @cached_property
+    def head(self) -> str:
+        """The plain parts before the first with a wildcard; what the pattern matches lies there or below."""
+        return "" if self.text.startswith("re:") else ".".join(takewhile(_is_plain, self.text.split(".")))
+
     def may_end_with(self, part: str) -> bool:
         """Whether a name that the pattern matches, and not only covers, can end with this part."""
         return self._last is None or self._last.fullmatch(part) is not None
@@ -113,19 +119,28 @@ class NamePattern:
     @cached_property
     def literal(self) -> bool:
         """It is a plain name, without wildcards."""
-        return not (self.text.startswith("re:") or set("*?") & set(self.text))
+        return not self.text.startswith("re:") and _is_plain(self.text)
 
     def covers(self, path: str) -> bool:
         """Whether the name, or one above it, matches."""
         if self.text.startswith("re:"):
             # Name by name, so that a `$` in it does not keep out what is below.
             parts = path.split(".")
-            return any(self._regex.fullmatch(".".join(parts[: i + 1])) for i in range(len(parts)))
-        return self._regex.fullmatch(f"{path}." if path else "") is not None
+            return any(self.matches(".".join(parts[: i + 1])) for i in range(len(parts)))
+        return self.matches(path)
+
+    def matches(self, path: str) -> bool:
+        """Whether the name matches; True also for what `covers` where the pattern is no regular expression."""
+        ended = path if not path or self.text.startswith("re:") else f"{path}."
+        return self._regex.fullmatch(ended) is not None
 
     def means_parameter(self, attribute: str) -> bool:
         """Whether the pattern ends with this very parameter (``head.weight``, ``blocks.*.attn.in_proj_weight``)."""
         return not self.text.startswith("re:") and self.text.rpartition(".")[2] == attribute
+
+
+def _is_plain(text: str) -> bool:
+    return not set("*?") & set(text)
 
 
 def _part(text: str) -> str:
