@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from tests.loggers.runs import NAMES, RULES, Logging, fit, numpy_statistics, rep
 from tests.loggers.test_csv import rows_of
 from tests.loggers.test_tensorboard import ROUNDING, events_of, scalars_of
 from tests.models import Holder, constant
-from tests.trainers import trainer
+from tests.mounts import mounted
+from tests.trainers import Net, trainer
 
 
 class Recorder(Logger):
@@ -145,8 +147,31 @@ def test_without_a_logger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_bare_trainer(tmp_path: Path) -> None:
     callback = InitWeightsCallback(log=CONTENTS)
-    with pytest.raises(ValueError, match="barebones"):
-        trainer(tmp_path, callback, barebones=True, logger=True)
+    trainer(tmp_path, callback, barebones=True, num_sanity_val_steps=0).fit(Net())
+    assert callback.report is not None
+    assert callback.report.is_measured
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_read_only_folder(tmp_path: Path, kept: bool) -> None:
+    logger = CSVLogger(tmp_path / "csv")
+    Path(logger.log_dir).mkdir(parents=True)
+    with mounted(tmp_path / "csv", "--bind", str(tmp_path / "csv")) as folder:
+        if not kept:
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+            with pytest.warns(UserWarning, match=r"CSVLogger did not take all .*: table \(OSError.*Read-only"):
+                log_report(report_of("a")[1], [logger], ("table",))
+        else:
+            log_report(report_of("a")[1], [logger], ("table",))
+        assert (Path(logger.log_dir) / "init_stats.csv").exists() is kept
+
+
+def test_a_figure_without_matplotlib_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InitConfigError, match=r'InitWeightsCallback\.log: .*pip install "lightning-init\[plot\]"'):
+        InitWeightsCallback(log="figure")
+    InitWeightsCallback(log=("table", "histograms"))
 
 
 def test_the_logger_of_a_fast_dev_run_takes_nothing(tmp_path: Path) -> None:
