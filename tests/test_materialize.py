@@ -168,6 +168,21 @@ class TestSingleDevice:
         assert callback.report is not None
         assert callback.report["extra.scale"].source == "Net.init_cfg[1]"
 
+    def test_what_rules_write_as_a_whole_is_not_reset_before(self, tmp_path: Path) -> None:
+        class Counting(nn.Linear):
+            resets = 0
+
+            def reset_parameters(self) -> None:
+                type(self).resets += 1
+                super().reset_parameters()
+
+        module = on_meta(Net, [constant(0.5, name="body"), constant(0.5, name="head"), constant(2, name="whole")])
+        module.whole = on_meta(Counting, 2, 2)
+        Counting.resets = 0
+        trainer(tmp_path, InitWeightsCallback(log=())).fit(module)
+        assert value(module.whole.weight) == 2
+        assert Counting.resets == 0
+
     def test_what_a_method_writes_is_written(self, tmp_path: Path) -> None:
         module, callback = on_meta(Methodical), InitWeightsCallback(log=())
         trainer(tmp_path, callback).fit(module)
