@@ -38,9 +38,8 @@ def refusals(plan: InitPlan, settings: Settings, *, gets_storage: bool, is_part:
         untouched = [] if is_part else plan.untouched()
         faults += [Fault(name, "no rule writes it (require_all)") for name in untouched]
         faults += [Fault(key, "nothing takes this key (require_all)") for key in plan.unexpected()]
-    for claim in plan.claims:
-        if claim in plan.executed:
-            faults += _unwritable(claim, gets_storage=gets_storage)
+    looked_at = (_unwritable(claim, gets_storage=gets_storage) for claim in plan.claims if claim in plan.executed)
+    faults += filter(None, looked_at)
     if not gets_storage:
         faults += [fault for call in plan.calls for fault in _lost(call, plan)]
     return faults
@@ -53,21 +52,23 @@ def _lost(call: Call, plan: InitPlan) -> Iterator[Fault]:
         yield Fault(call.source, f"{min(lost)!r} {_META}")
 
 
-def _unwritable(claim: Claim, *, gets_storage: bool) -> Iterator[Fault]:
+def _unwritable(claim: Claim, *, gets_storage: bool) -> Fault | None:
     """What keeps a claim from being written to the module as it is now."""
     slot = claim.slot
-    placed = next(filter(None, map(obstacle_of_placement, slot.tensors)), None)
-    if placed:
-        yield Fault(claim.source, f"cannot write {slot.name!r}: {placed}")
-    elif slot.is_meta and not gets_storage:
-        yield Fault(claim.source, f"{slot.name!r} {_META}")
-    elif slot.parts and any(map(is_sharded, slot.tensors)) and not (isinstance(claim, Load) and claim.part):
-        told = "is parametrized, and what it is computed from is spread over ranks: initialise it before it is sharded"
-        yield Fault(claim.source, f"cannot write {slot.name!r}: it {told}")
-    elif slot.parts and not slot.is_meta and not (isinstance(claim, Load) and claim.part):
-        reason = trial(slot, partial(_fill, claim) if isinstance(claim, Fill) else None)
-        if reason:
-            yield Fault(claim.source, f"cannot write {slot.name!r}: {reason}")
+    tensors = slot.tensors
+    is_meta = any(tensor.is_meta for tensor in tensors)
+    reason = next(filter(None, map(obstacle_of_placement, tensors)), None)
+    if not reason and is_meta and not gets_storage:
+        return Fault(claim.source, f"{slot.name!r} {_META}")
+    if not reason and slot.parts and not (isinstance(claim, Load) and claim.part):
+        if any(map(is_sharded, tensors)):
+            reason = (
+                "it is parametrized, and what it is computed from is spread over ranks: initialise it before it is "
+                "sharded"
+            )
+        elif not is_meta:
+            reason = trial(slot, partial(_fill, claim) if isinstance(claim, Fill) else None)
+    return Fault(claim.source, f"cannot write {slot.name!r}: {reason}") if reason else None
 
 
 def _fill(claim: Fill, tensor: Tensor) -> None:

@@ -6,7 +6,9 @@ import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+import torch
 from torch import nn
 
 from lightning_init import distributed
@@ -49,6 +51,9 @@ class Written:
         # What a parametrization makes of the numbers, nobody knows.
         law = None if slot.parts else recipe.expected(slot.shape)
         return cls(source, recipe.what, Expected.of(law), recipe.is_random(slot.shape))
+
+
+_BY_NOBODY = Written(None)
 
 
 @dataclass
@@ -174,26 +179,32 @@ class Ledger:
         return InitReport(module, rows, checkpoints=checkpoints, warnings=self.warnings, notes=notes, seed=seed)
 
     def _row(self, slot: Slot) -> Row:
-        written = self.written.get(slot.name, Written(None))
-        elsewhere = None if slot.name in self.written else self.elsewhere.get(slot.name)
+        name, tensors = slot.name, slot.tensors
+        written = self.written.get(name, _BY_NOBODY)
+        is_written = written is not _BY_NOBODY
         return Row(
-            slot.name,
+            name,
             slot.aliases,
             slot.shape,
             slot.dtype,
-            device=str(slot.tensors[0].device),
-            trainable=slot.is_trainable,
+            device=_device_name(tensors[0].device),
+            trainable=any(tensor.requires_grad for tensor in tensors),
             layer=class_name(slot.places[0][0]),
             initializer=written.initializer,
             is_random=written.is_random,
             source=written.source,
             expected=written.expected,
-            kept_by=self.kept.get(slot.name) or elsewhere,
-            overwrites=self.overwrites.get(slot.name) if slot.name in self.written else None,
+            kept_by=self.kept.get(name) or (None if is_written else self.elsewhere.get(name)),
+            overwrites=self.overwrites.get(name) if is_written else None,
             units=units(slot),
             is_scale=is_scale(slot),
             padding=padding(slot),
         )
+
+
+@lru_cache(maxsize=64)
+def _device_name(device: torch.device) -> str:
+    return str(device)
 
 
 def _coverage(step: LoadStep) -> Coverage:

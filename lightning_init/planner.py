@@ -80,14 +80,16 @@ class Planner:
 
         The steps of a module that is initialised already are skipped, so only the `Keep` rules at and below it count.
         """
-        asked = _reached(top, lambda node: node is top or not is_initialised(node.module))
+        every = _reached(top, lambda _: True)
+        skipped = {node for node in every if node is not top and is_initialised(node.module)}
+        asked = _reached(top, lambda node: node not in skipped) if skipped else every
         for node in asked:
             replaced = node is top and init_cfg is not None
             config = init_cfg if replaced else carried_by(node.module)
             if config is not None:
                 self._parse(node, config, self._given_label if replaced else self._label(node))
                 self._protect(node)
-        for node in _reached(top, lambda _: True):
+        for node in every if skipped else ():
             config = None if node in asked else carried_by(node.module)
             if config is not None:
                 self._rules[node], _ = read(config, self._label(node))

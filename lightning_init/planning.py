@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,9 +107,8 @@ def make_plan(
     planner.kept.update(so_far.kept)
     steps = planner.alone(node, init_cfg) if alone else planner.whole(node, init_cfg, with_method=with_method)
     executed = settle(steps)
-    faults = planner.faults + [
-        fault for claim in claims_of(flat(steps)) if claim in executed for fault in _check(claim)
-    ]
+    checked = (_check(claim) for claim in claims_of(flat(steps)) if claim in executed)
+    faults = [*planner.faults, *filter(None, checked)]
     if faults:
         raise InitConfigError(faults + planner.checkpoint_faults)
     if planner.checkpoint_faults:
@@ -130,19 +129,14 @@ def make_plan(
     )
 
 
-def _check(claim: Claim) -> Iterator[Fault]:
+def _check(claim: Claim) -> Fault | None:
     """What keeps a claim from being executed."""
     slot = claim.slot
-    if slot.is_lazy:
-        yield Fault(
-            claim.source, f"{slot.name!r} has no shape yet; run one batch through the model before initialising"
-        )
-        return
-    if not isinstance(claim, Fill):
-        return
-    obstacle = claim.obstacle()
-    if obstacle:
-        yield Fault(claim.source, f"cannot fill {slot.name!r}: {obstacle}")
+    if not slot.shape and slot.is_lazy:
+        told = f"{slot.name!r} has no shape yet; run one batch through the model before initialising"
+        return Fault(claim.source, told)
+    obstacle = claim.obstacle() if isinstance(claim, Fill) else None
+    return Fault(claim.source, f"cannot fill {slot.name!r}: {obstacle}") if obstacle else None
 
 
 def _over_checkpoints(

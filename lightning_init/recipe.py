@@ -29,6 +29,7 @@ class Recipe:
         is_bias: Biases are filled, by the initializer's ``bias``.
         what: The declared initializer with the arguments that count.
         is_ours: The initializer is one of this library, whose arguments and laws are finite.
+        is_by_law: It is filled by its law and nothing else.
         is_concurrent: A tensor may be filled while others are, as a whole: its numbers are not drawn in blocks.
     """
 
@@ -36,6 +37,7 @@ class Recipe:
     is_bias: bool
     what: str
     is_ours: bool
+    is_by_law: bool
     is_concurrent: bool
     _laws: dict[Shape, Law | None] = field(default_factory=dict, init=False)
     _obstacles: dict[tuple[Shape, torch.dtype], str | None] = field(default_factory=dict, init=False)
@@ -48,6 +50,7 @@ class Recipe:
             is_bias,
             initializer.describe_bias() if is_bias else initializer.describe(),
             type(initializer).__module__.partition(".")[0] == __package__,
+            is_bias or type(initializer).write_ is LawInitializer.write_,
             isinstance(initializer, TensorInitializer) and initializer.concurrent and not is_bias,
         )
 
@@ -83,7 +86,7 @@ class Recipe:
         Raises:
             InitError: It cannot be filled, for a reason that `obstacle` tells, or has no storage.
         """
-        if not (self.is_bias or type(self.initializer).write_ is LawInitializer.write_):
+        if not self.is_by_law:
             self.initializer.write_(tensor, stream.generator, workers)
             return
         refuse_place(tensor)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
+from lightning_init.once import once
 from lightning_init.parametrized import computed, original, parametrizations
 from lightning_init.wrappers import unwrap
 
@@ -105,12 +106,15 @@ class Slot:
         """It has a shape and no storage."""
         return any(tensor.is_meta for tensor in self.tensors)
 
-    @cached_property
+    @once
     def shape(self) -> tuple[int, ...]:
         """Its shape; empty while it is lazy."""
-        return () if self.is_lazy else tuple(self.tensor.shape)
+        tensors = self.tensors
+        if any(map(is_lazy, tensors)):
+            return ()
+        return tuple((self.tensor if self.parts else tensors[0]).shape)
 
-    @cached_property
+    @once
     def dtype(self) -> torch.dtype:
         """The type of its elements."""
         return self.tensors[0].dtype

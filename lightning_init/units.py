@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_init.errors import Fault, InitError
 from lightning_init.flat import FlatRange, FlatShard
@@ -37,7 +37,11 @@ def held_flat(module: nn.Module) -> list[str]:
 
 def _views(module: nn.Module) -> list[str]:
     """The same with ``use_orig_params=False``, where views of what was the flat parameter stand for parameters."""
-    return [name for name, held in vars(module).items() if getattr(getattr(held, "_base", None), FLATTENED, False)]
+    return [
+        name
+        for name, held in vars(module).items()
+        if isinstance(held, Tensor) and getattr(held._base, FLATTENED, False)
+    ]
 
 
 @contextmanager
@@ -130,11 +134,17 @@ def _refuse_strays(module: nn.Module) -> None:
         "is a part of a flat parameter of FSDP1 that is out of reach: give the FSDP module itself (a new module, where "
         "FSDPStrategy has wrapped this one in a run before), and tie parameters within one unit only"
     )
-    strays = [
-        name
-        for name, parameter in module.named_parameters()
-        if getattr(parameter, FLATTENED, False) and not isinstance(parameter, FlatShard)
-    ]
+    if not any(map(_has_strays, module.modules())):
+        # Nearly always, and names take time.
+        return
+    strays = [name for name, parameter in module.named_parameters() if _is_stray(parameter)]
     strays += [f"{path}.{name}".lstrip(".") for path, part in module.named_modules() for name in _views(part)]
-    if strays:
-        raise InitError([Fault(name.replace("_fsdp_wrapped_module.", ""), told) for name in strays])
+    raise InitError([Fault(name.replace("_fsdp_wrapped_module.", ""), told) for name in strays])
+
+
+def _has_strays(module: nn.Module) -> bool:
+    return any(map(_is_stray, module._parameters.values())) or bool(_views(module))
+
+
+def _is_stray(parameter: object) -> bool:
+    return getattr(parameter, FLATTENED, False) and not isinstance(parameter, FlatShard)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from torch import nn
 
-__all__ = ["class_name", "is_fsdp", "unwrap"]
+__all__ = ["class_name", "class_of", "is_fsdp", "unwrap"]
 
 _FSDP = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 
@@ -26,7 +26,7 @@ WRAPPERS: Mapping[str, str] = {
 def unwrap(module: nn.Module) -> nn.Module:
     """The user's module inside DDP, FSDP, ``torch.compile`` and checkpoint wrappers, which are known by their class."""
     while True:
-        inner = _attribute_of_wrapped(_class_of(module))
+        inner = _attribute_of_wrapped(class_of(module))
         if inner is None:
             return module
         wrapped = module._modules[inner]
@@ -37,19 +37,19 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 def is_fsdp(module: nn.Module) -> bool:
     """It is FSDP1's wrapper, which makes one flat parameter of those inside."""
-    return _attribute_of_wrapped(_class_of(module)) == WRAPPERS[_FSDP]
+    return _attribute_of_wrapped(class_of(module)) == WRAPPERS[_FSDP]
 
 
 def class_name(module: nn.Module) -> str:
     """The name of a module's class as the user wrote it; ``fully_shard`` puts one of its own in front."""
-    return _own_class(_class_of(module)).__name__
+    return _own_class(class_of(module)).__name__
 
 
-def _class_of(module: nn.Module) -> Hashable:
+def class_of(module: nn.Module) -> Hashable:
+    """The class of a module, as a key: a model has many modules and few classes."""
     return type(module)  # type: ignore[return-value]  # mypy takes it for unhashable
 
 
-# A model has many modules and few classes.
 @lru_cache(maxsize=1024)
 def _attribute_of_wrapped(cls: type) -> str | None:
     """Where the modules of a class hold the one that they wrap; None if they are no wrappers."""

@@ -71,8 +71,12 @@ class Writer:
         stream = Stream(self.seed, slot.key, device)
         # Other devices have threads of their own.
         workers = self.workers if device.type == "cpu" else in_turn
-        with self._right_inverse(slot):
-            write_slot(slot, lambda tensor: recipe.write(tensor, stream, workers))
+        fill = partial(recipe.write, stream=stream, workers=workers)
+        if slot.parts:
+            with self._right_inverse(slot):
+                write_slot(slot, fill)
+        else:
+            write_slot(slot, fill)
         self.ledger.filled(slot.name, self._told(claim))
         refuse_nan(claim)
 

@@ -20,6 +20,7 @@ ORDER = [
     "settings",
     "rng",
     "gradients",
+    "once",
     "workers",
     "garbage",
     "presence",

@@ -139,4 +139,4 @@ def test_an_initialisation_grows_with_the_model_alone() -> None:
     first = each(50)
     assert each(200) < first
     # Four parameters: what is planned, checked, drawn, taken down and reported of each.
-    assert first < 4 * 300
+    assert first < 4 * 250

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
 from torch import nn
 
 from lightning_init.tree import Slot
+from lightning_init.wrappers import class_of
 
 __all__ = ["is_scale", "padding", "units"]
 
@@ -28,7 +30,8 @@ def units(slot: Slot) -> int:
     >>> [units(slots(module)[0]) for module in (nn.Linear(5, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Embedding(7, 2))]
     [3, 1, 0]
     """
-    return max(_units(module, name, slot.shape) for module, name in slot.places)
+    # Of fewer dimensions there is no matrix.
+    return max(_units(module, name, slot.shape) for module, name in slot.places) if len(slot.shape) > 1 else 0
 
 
 def is_scale(slot: Slot) -> bool:
@@ -38,11 +41,11 @@ def is_scale(slot: Slot) -> bool:
     >>> [is_scale(slot) for slot in slots(nn.Sequential(nn.LayerNorm(4), nn.Linear(2, 2, bias=False)))]
     [True, False, False]
     """
+    norms = [module for module, name in slot.places if name in _SCALES and _is_norm(module)]
+    if not norms:
+        return False
     is_vector = math.prod(slot.shape) == max(slot.shape, default=1)
-    return any(
-        name in _SCALES and _is_norm(module) and (is_vector or isinstance(module, nn.LayerNorm | nn.RMSNorm))
-        for module, name in slot.places
-    )
+    return is_vector or any(isinstance(module, nn.LayerNorm | nn.RMSNorm) for module in norms)
 
 
 def padding(slot: Slot) -> int:
@@ -52,17 +55,22 @@ def padding(slot: Slot) -> int:
         for module, name in slot.places
         if name == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
     }
-    return len(rows) * math.prod(slot.shape[1:])
+    return len(rows) * math.prod(slot.shape[1:]) if rows else 0
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return any(_NORM.search(cls.__name__) for cls in type(module).__mro__)
+    return _is_class_of_norm(class_of(module))
+
+
+@lru_cache(maxsize=1024)
+def _is_class_of_norm(cls: type) -> bool:
+    return any(_NORM.search(base.__name__) for base in cls.__mro__)
 
 
 def _units(module: nn.Module, name: str, shape: tuple[int, ...]) -> int:
     # `weight_g` of the old weight norm holds lengths.
     is_weight = name != "weight_g" and (name.startswith("weight") or name.endswith("weight"))
-    if len(shape) < 2 or not is_weight or _is_norm(module) or isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if not is_weight or _is_norm(module) or isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return 0
     found = shape[0]
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
