@@ -110,6 +110,8 @@ def of_all(folder: Path) -> dict[str, Any]:
             initialised(flattened()),
             initialised(flattened(use_orig_params=False)),
             initialised(flattened(sharding_strategy=ShardingStrategy.SHARD_GRAD_OP)),
+            # Each rank holds all of it.
+            initialised(flattened(sharding_strategy=ShardingStrategy.NO_SHARD)),
         ],
         "loaded": [initialised(flattened(use_orig_params=kind), loaded) for kind in (True, False)],
         "after a forward pass": after_a_forward(),
