@@ -26,7 +26,7 @@ One tensor at a time is read. No code that a file brings is run. A report in a
 _EPILOG = """\
 exit status:
   0  it was read
-  1  with --strict: something is found that is a warning or an error
+  1  with --strict: something is found that is a warning or an error, or there is no tensor
   2  it cannot be read, or the command line is at fault
 
 examples:
@@ -53,7 +53,7 @@ def inspect(argv: Sequence[str]) -> int:
     parser.add_argument("--sha256", metavar="HEX", type=str, help="the hash of the file, or its beginning")
     parser.add_argument("--plot", metavar="FILE", type=str, help="draw the std of every tensor (.png, .pdf, .svg)")
     parser.add_argument("--json", action="store_true", help="print all of it as JSON instead of the table")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if something is a warning or an error")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 on a warning, an error, or nothing at all")
     given = parse(parser, argv)
     report = read_report(given.checkpoint, given, sha256=given.sha256)
     if given.plot is not None:
@@ -63,7 +63,8 @@ def inspect(argv: Sequence[str]) -> int:
     else:
         _show(report)
     severe = [finding for finding in report.findings if finding.severity != "info"]
-    return FAULT if given.strict and severe else 0
+    # A guard that looks at nothing guards nothing.
+    return FAULT if given.strict and (severe or not report.rows) else 0
 
 
 # Findings tell of what is not finite.

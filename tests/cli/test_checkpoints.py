@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,23 @@ class TestInspect:
             assert status == wanted
             assert "error: weight: 1 of its 2 elements are NaN or infinite" in out
         assert run("inspect", "bad.pth", "--strict", "--include=good")[0] == 0
+
+    def test_nothing_to_look_at_is_no_success_under_strict(self, run: Command, files: Path) -> None:
+        argv = ["inspect", "w.pth", "--include", "no_such_name"]
+        status, out, _ = run(*argv)
+        assert status == 0
+        assert "0 tensors of 0 elements\nnote: include[0]: 'no_such_name' matches no name" in out
+        assert run(*argv, "--strict")[0] == 1
+
+    def test_a_narrow_terminal_shows_what_matters_most(
+        self, run: Command, files: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.setenv("COLUMNS", "10")
+        _, out, _ = run("inspect", "w.pth")
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+        assert plain.splitlines()[0].split() == ["name", "shape", "mean", "std"]
+        assert "left out, for want of room: nonfinite, l2 norm, abs mean, zero fraction, dtype, max, min\n" in out
 
     def test_plot(self, run: Command, files: Path) -> None:
         status, _, err = run("inspect", "w.pth", "--plot", "weights.png")
