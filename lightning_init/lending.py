@@ -60,9 +60,9 @@ def lent(module: nn.Module) -> Iterator[None]:
             stack.callback(reshard, module)
         for each in modules:
             note.take(each)
-        copies: dict[int, Tensor] = {}
+        copies: dict[int, Any] = {}
         for each in modules:
-            _put_copies(each, copies)
+            _lend(each, copies)
         for parameter, _ in gradients:
             parameter.grad = None
         yield
@@ -115,9 +115,10 @@ class _Note:
             self._note(value)
 
     def _note(self, value: Any) -> None:
-        if type(value) not in _CONTAINERS or id(value) in self._containers:
+        if type(value) in _CONTAINERS and id(value) not in self._containers:
+            self._containers[id(value)] = (value, copy.copy(value))
+        elif type(value) is not tuple:
             return
-        self._containers[id(value)] = (value, copy.copy(value))
         # Not what is in a list of a million samples.
         if len(value) <= _MOST:
             for item in value.values() if isinstance(value, dict) else value:
@@ -137,28 +138,38 @@ class _Note:
 _MOST = 10_000
 
 
-def _put_copies(module: nn.Module, copies: dict[int, Tensor]) -> None:
+def _lend(module: nn.Module, copies: dict[int, Any]) -> None:
     for table in (module._parameters, module._buffers):
+        # However many they are.
+        copies[id(table)] = table
         for name, tensor in table.items():
-            if tensor is not None:
-                table[name] = _copy(tensor, copies)  # type: ignore[assignment]  # a parameter for a parameter
-    for name, value in list(module.__dict__.items()):
-        if isinstance(value, Tensor):
-            module.__dict__[name] = _copy(value, copies)
-        elif type(value) is list and any(id(item) in copies for item in value):
-            # An LSTM keeps its weights in a list as well.
-            value[:] = [copies.get(id(item), item) for item in value]
+            table[name] = _put_copies(tensor, copies)
+    _put_copies(module.__dict__, copies)
 
 
-def _copy(tensor: Tensor, copies: dict[int, Tensor]) -> Tensor:
+def _put_copies(value: Any, copies: dict[int, Any]) -> Any:
+    """Copies of the tensors in a value, in place where a note of it has been taken."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, Tensor):
+        return _copy(value, copies)
+    if type(value) not in _CONTAINERS or len(value) > _MOST:
+        return tuple(_put_copies(item, copies) for item in value) if type(value) is tuple else value
+    copies[id(value)] = value
+    if not isinstance(value, set):
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            value[key] = _put_copies(item, copies)
+    return value
+
+
+def _copy(tensor: Tensor, copies: dict[int, Any]) -> Tensor:
     if is_sharded(tensor):
         return tensor
-    if id(tensor) not in copies:
-        copies[id(tensor)] = made = _duplicate(tensor)
-        if made.requires_grad and made.is_leaf and not is_lazy(made):
-            # Only what arrives at the layers is of interest: the gradient of a weight is dropped at once.
-            made.register_post_accumulate_grad_hook(_drop)
-    return copies[id(tensor)]
+    copies[id(tensor)] = made = _duplicate(tensor)
+    if made.requires_grad and made.is_leaf and not is_lazy(made):
+        # Only what arrives at the layers is of interest: the gradient of a weight is dropped at once.
+        made.register_post_accumulate_grad_hook(_drop)
+    return made
 
 
 def _duplicate(tensor: Tensor) -> Tensor:

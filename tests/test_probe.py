@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertModel
 
-from lightning_init import InitError, WeightStatistics
+from lightning_init import InitError, WeightStatistics, lending
 from lightning_init.digests import digest
 from lightning_init.probe import probe
 from lightning_init.report import LayerSignal
@@ -53,6 +53,7 @@ class Restless(nn.Module):
         self.seen: list[Tensor] = []
         self.counts = {"calls": 0, "inner": {"deep": [1]}}
         self.plain = torch.zeros(2)
+        self.bank = {"keys": (torch.zeros(2), [torch.zeros(2)], deque([torch.zeros(2)]))}
         self.eval_part = nn.Dropout(0.1).eval()
 
     def forward(self, given: Tensor, *, fail: bool = False) -> Tensor:
@@ -69,6 +70,11 @@ class Restless(nn.Module):
         self.counts["calls"] = 1
         self.counts["inner"]["deep"].append(2)  # type: ignore[index]  # a dict of its own
         self.plain += 1
+        key, keys, latest = self.bank["keys"]
+        key += 1
+        keys[0] += 1
+        keys.append(key)
+        latest[0] += 1
         self.late = output
         self.never = nn.Linear(1, 1)
         self.train(mode=not self.training)
@@ -92,7 +98,7 @@ def state(module: nn.Module) -> dict[str, Any]:
         "modules": {name: (id(each), each.training, type(each)) for name, each in modules.items()},
         "attributes": {name: {key: id(value) for key, value in vars(each).items()} for name, each in modules.items()},
         "hooks": [(name, key, list(value)) for name, key, value in hooks if value],
-        "plain": repr([vars(module).get(name) for name in ("seen", "counts", "plain")]),
+        "plain": repr([vars(module).get(name) for name in ("seen", "counts", "plain", "bank")]),
         "metric": list(module.statistics.records) if isinstance(module, Restless) else None,
         "generators": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),  # type: ignore[index]  # noqa: NPY002
         "grad mode": torch.is_grad_enabled(),
@@ -119,6 +125,16 @@ class TestNothingChanges:
         assert state(module) == before
         # Hooks of others on the weights (a fused optimizer, DDP) see nothing of it.
         assert not calls
+
+    def test_of_parameters_however_many_there_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lending, "_MOST", 0)
+        module = Restless()
+        before = state(module)
+        probe(module, torch.tensor([[0, 1], [2, 3], [4, 0]]))
+        after = state(module)
+        assert {name: after[name] for name in ("bits", "tensors")} == {
+            name: before[name] for name in ("bits", "tensors")
+        }
 
     def test_what_is_restored_would_have_changed(self) -> None:
         module = Restless()
