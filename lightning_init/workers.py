@@ -19,6 +19,9 @@ __all__ = ["Workers", "in_turn", "one_core"]
 
 T = TypeVar("T")
 
+_PATIENCE = 0.5
+"""Seconds."""
+
 
 class Workers:
     """A pool of threads, each of which computes on one core.
@@ -54,7 +57,9 @@ class Workers:
         pool = self._pool = self._pool or _started(self.count)
         futures = [pool.submit(_without_gradients, piece) for piece in pieces]
         try:
-            wait(futures)
+            # A Ctrl-C that another thread gets does not end a wait without an end.
+            while wait(futures, _PATIENCE).not_done:
+                pass
         except BaseException:
             for future in futures:
                 future.cancel()

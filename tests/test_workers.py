@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -87,6 +88,26 @@ def test_an_error_is_raised_when_nothing_runs_any_more(workers: Workers) -> None
     with pytest.raises(ValueError, match="of this piece"):
         workers.run([fail, slow, slow])
     assert ended == [True, True]
+    assert workers.run([lambda: 1, lambda: 2]) == [1, 2]
+
+
+def test_ctrl_c_ends_what_has_not_begun(workers: Workers) -> None:
+    begun, ended = [], []
+
+    def piece() -> None:
+        begun.append(True)
+        if len(begun) == 1:
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.05)
+        ended.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            workers.run([piece] * 60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(begun) == len(ended) < 60
     assert workers.run([lambda: 1, lambda: 2]) == [1, 2]
 
 
