@@ -188,7 +188,7 @@ class Ledger:
             slot.shape,
             slot.dtype,
             device=_device_name(tensors[0].device),
-            trainable=any(tensor.requires_grad for tensor in tensors),
+            trainable=tensors[0].requires_grad or slot.is_trainable,
             layer=class_name(slot.places[0][0]),
             initializer=written.initializer,
             is_random=written.is_random,

@@ -132,7 +132,10 @@ class Planner:
     def _inner_steps(self, node: Node, *, with_method: bool = True) -> list[Step]:
         """The four steps of a module: its rules, its children, its method, its checkpoints."""
         rules = self._rules.get(node, ())
-        steps: list[Step] = [step for rule in rules if not rule.is_pretrained for step in self._rule_steps(rule, node)]
+        steps: list[Step] = []
+        for rule in rules:
+            if not rule.is_pretrained:
+                steps += self._rule_steps(rule, node)
         for child in node.children.values():
             steps += self._steps(child)
         method = own_method(node.module)
@@ -140,7 +143,9 @@ class Planner:
             self.notes.append(f"{self._selection(node).label}: {method.refused}")
         if with_method and method.is_called:
             steps.append(Call(node, method.source, self.tree.covered(node)))
-        steps += [step for rule in rules if rule.is_pretrained for step in self._rule_steps(rule, node)]
+        for rule in rules:
+            if rule.is_pretrained:
+                steps += self._rule_steps(rule, node)
         if rules or method.is_called or own_attribute(node.module, "is_init") is not None or node is self.tree.root:
             steps.append(Done(node))
         return steps

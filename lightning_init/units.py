@@ -37,11 +37,10 @@ def held_flat(module: nn.Module) -> list[str]:
 
 def _views(module: nn.Module) -> list[str]:
     """The same with ``use_orig_params=False``, where views of what was the flat parameter stand for parameters."""
-    return [
-        name
-        for name, held in vars(module).items()
-        if isinstance(held, Tensor) and getattr(held._base, FLATTENED, False)
-    ]
+    attributes = vars(module)
+    if Tensor not in map(type, attributes.values()):
+        return []
+    return [name for name, held in attributes.items() if type(held) is Tensor and getattr(held._base, FLATTENED, False)]
 
 
 @contextmanager

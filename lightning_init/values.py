@@ -14,6 +14,9 @@ from lightning_init.tree import Slot, parameter
 __all__ = ["copy_", "trial", "write", "write_slot"]
 
 
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
 def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
     """Writes a parameter or buffer of a module in place.
 
@@ -36,7 +39,7 @@ def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
 
 
 def _zero_padding(module: nn.Module, name: str, tensor: Tensor) -> None:
-    if name == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+    if name == "weight" and isinstance(module, _EMBEDDINGS) and module.padding_idx is not None:
         sharding.zero_row_(tensor, module.padding_idx)
 
 

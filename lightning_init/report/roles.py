@@ -15,6 +15,11 @@ __all__ = ["is_scale", "padding", "units"]
 
 _NORM = re.compile(r"Norm(?![a-z])")
 _SCALES = {"weight", "gamma", "scale", "g"}
+# As tuples: a union would be made anew for every parameter.
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 def units(slot: Slot) -> int:
@@ -53,7 +58,7 @@ def padding(slot: Slot) -> int:
     rows = {
         module.padding_idx
         for module, name in slot.places
-        if name == "weight" and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None
+        if name == "weight" and isinstance(module, _EMBEDDINGS) and module.padding_idx is not None
     }
     return len(rows) * math.prod(slot.shape[1:]) if rows else 0
 
@@ -70,14 +75,14 @@ def _is_class_of_norm(cls: type) -> bool:
 def _units(module: nn.Module, name: str, shape: tuple[int, ...]) -> int:
     # `weight_g` of the old weight norm holds lengths.
     is_weight = name != "weight_g" and (name.startswith("weight") or name.endswith("weight"))
-    if not is_weight or _is_norm(module) or isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if not is_weight or _is_norm(module) or isinstance(module, _EMBEDDINGS):
         return 0
     found = shape[0]
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(module, _CONVOLUTIONS):
         found = shape[0] // module.groups
-    elif isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+    elif isinstance(module, _TRANSPOSED):
         found = shape[1]
-    elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
+    elif isinstance(module, _RECURRENT):
         # Its gates do different things with the same numbers.
         found = min(shape[0], int(module.hidden_size))
     elif isinstance(module, nn.MultiheadAttention):
