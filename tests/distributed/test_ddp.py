@@ -19,7 +19,7 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_init import InitWarning, InitWeightsCallback, init_weights
 from lightning_init.distributed import rank
@@ -414,10 +414,6 @@ def processes_that_return() -> dict[str, dict[str, Any]]:
     """Launchers whose main process trains nothing itself: this one, which is no rank of a job for them."""
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         del os.environ[name]
-    # Threads of this process, for which a forked one would wait in vain.
-    torch.set_num_threads(2)
-    wide = nn.Linear(600, 600)
-    init_weights(wide, {"type": "Normal", "layer": "Linear"}, seed=0).measure()
     return {strategy: launched(InitWeightsCallback(seed=5, log=()), strategy) for strategy in ("ddp_fork", "ddp_spawn")}
 
 
