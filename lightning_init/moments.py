@@ -37,7 +37,7 @@ STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "abs_mean", "l2_norm
 """The names of the statistics, in the order of every table."""
 
 # Elements that a thread reads at a time.
-_BATCH = 2**20
+_BATCH = 2**22
 
 _SPREAD = "is a DTensor, spread over ranks: pass its full_tensor() or its to_local()"
 
@@ -180,17 +180,20 @@ def _read(tensors: Sequence[Tensor]) -> list[Moments]:
 
 
 def _rows(views: Sequence[Tensor], device: torch.device) -> list[list[float]]:
-    """What `_chunk_sums` gives for each of some views on one device."""
-
-    def read(some: Sequence[Tensor]) -> list[list[float]]:
-        rows: list[list[float]] = torch.stack([_chunk_sums(*chunk) for chunk in widened(some)]).tolist()
-        return rows
-
+    """The fields of `Moments` but for `nonfinite`, in order, of each of some views on one device."""
     if device.type != "cpu":
-        return read(views)
-    with closing(Workers()) as workers:
-        found = workers.run([partial(read, some) for some in _batches(views)])
-    return list(chain.from_iterable(found))
+        # One answer for all: each one waits for the device.
+        sums = [torch.stack([field.double() for field in _chunk_sums(*chunk)]) for chunk in widened(views)]
+        rows: list[list[float]] = torch.stack(sums).tolist()
+    else:
+        with closing(Workers()) as workers:
+            read = workers.run([partial(_read_here, some) for some in _batches(views)])
+        rows = list(chain.from_iterable(read))
+    return [[view.numel(), *row] for view, row in zip(views, rows, strict=True)]
+
+
+def _read_here(views: Sequence[Tensor]) -> list[list[float]]:
+    return [[field.item() for field in _chunk_sums(*chunk)] for chunk in widened(views)]
 
 
 def _batches(views: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
@@ -214,19 +217,21 @@ def _pick(choose: Callable[[float, float], float], a: float, b: float) -> float:
     return math.nan if math.isnan(a) or math.isnan(b) else choose(a, b)
 
 
-def _chunk_sums(block: Tensor, scratch: Tensor) -> Tensor:
-    """The fields of a chunk's `Moments` but for `nonfinite`, in order, on the chunk's device; overwrites both areas."""
+def _chunk_sums(block: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
+    """Of a chunk, on its device, the fields of `Moments` from `total` to `high`, and how many elements are not zero.
+
+    Both areas are overwritten.
+    """
     total = block.sum()
     squares = torch.dot(block, block)
     low, high = block.aminmax()
-    zeros = block.numel() - torch.count_nonzero(block)
+    nonzero = torch.count_nonzero(block)
     centred = torch.sub(block, total / block.numel(), out=scratch)
     deviations = torch.dot(centred, centred)
     magnitudes = block.abs_().sum()
-    count = torch.full_like(total, block.numel())
-    return torch.stack([count, total, squares, deviations, magnitudes, low, high, zeros.to(torch.float64)])
+    return total, squares, deviations, magnitudes, low, high, nonzero
 
 
 def _moments_of_row(row: list[float]) -> Moments:
-    count, total, squares, deviations, magnitudes, low, high, zeros = row
-    return Moments(int(count), total, squares, deviations, magnitudes, low, high, int(zeros))
+    count, total, squares, deviations, magnitudes, low, high, nonzero = row
+    return Moments(int(count), total, squares, deviations, magnitudes, low, high, int(count - nonzero))

@@ -33,7 +33,7 @@ from lightning_init.moments import (
     statistics_of,
 )
 
-CHUNK = 2**16
+CHUNK = 2**18
 EXACT = ("min", "max", "zero_fraction", "nonfinite")
 FLOATS = (
     torch.float64,

@@ -149,7 +149,9 @@ class TruncNormalLaw(Law):
             _redraw(block, propose)
         else:
             block.normal_(generator=generator)
-        block.mul_(self.scale).add_(self.loc)
+        block.mul_(self.scale)
+        if self.loc:
+            block.add_(self.loc)
         if cuts:
             # Not a cut: what is left of it can step over a bound by the rounding of this product and sum.
             block.clamp_(self.a, self.b)
