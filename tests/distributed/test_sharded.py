@@ -158,7 +158,7 @@ def test_a_method_that_fails_on_one_rank_ends_all() -> None:
     assert second.error == "KeyError"
 
 
-@INITIALIZERS.register("AloneForTests")
+@INITIALIZERS.register("WholeAloneForTests")
 @dataclass(frozen=True)
 class AloneInit(TensorInitializer):
     """Counts how many whole tensors are there at once."""
@@ -179,7 +179,7 @@ def of_whole_tensors() -> int:
     net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     SHARDINGS["fsdp"](net)
     torch.set_num_threads(2)
-    init_weights(net, {"type": "AloneForTests", "layer": "Linear"}, seed=0)
+    init_weights(net, {"type": "WholeAloneForTests", "layer": "Linear"}, seed=0)
     return AloneInit.most
 
 
