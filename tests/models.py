@@ -18,7 +18,18 @@ from lightning_init.initializers.base import INITIALIZERS, Fans, LawInitializer
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.tree import slots
 
-__all__ = ["CountingInit", "Holder", "as_before", "constant", "digests", "linear", "pretrained", "value", "values"]
+__all__ = [
+    "CountingInit",
+    "Holder",
+    "as_before",
+    "constant",
+    "digests",
+    "linear",
+    "pretrained",
+    "threads",
+    "value",
+    "values",
+]
 
 
 def linear(value: float = 0.0) -> nn.Linear:
@@ -86,6 +97,17 @@ def as_before(module: nn.Module, error: type[Exception], match: str) -> Iterator
         yield info
     assert digests(module) == before
     assert torch.equal(torch.get_rng_state(), generator)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Within, torch has so many cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @INITIALIZERS.register("CountingForTests")

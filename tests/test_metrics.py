@@ -8,7 +8,6 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +31,7 @@ from lightning_init.moments import (
     statistics,
     statistics_of,
 )
+from tests.models import threads
 
 CHUNK = 2**18
 EXACT = ("min", "max", "zero_fraction", "nonfinite")
@@ -298,16 +298,6 @@ def test_no_copy_of_a_whole_tensor(dtype: torch.dtype, layout: str) -> None:
         moments(view)
     # The two work areas, each of a chunk of float64: a sixteenth of the input at most.
     assert 0 < watch.largest <= 2 * CHUNK * 8
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_the_number_of_threads_does_not_count() -> None:

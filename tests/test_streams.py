@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from lightning_init import init_weights, initialize
 from lightning_init.initializers.base import INITIALIZERS
 from lightning_init.rng import BLOCK
-from tests.models import Holder, digests
+from tests.models import Holder, digests, threads
 
 # torch.compile imports what torch itself deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
@@ -108,16 +107,6 @@ def test_what_else_is_in_the_model_does_not_count(expected: dict[str, str]) -> N
     init_weights(net, RULES, seed=1)
     found = digests(net)
     assert {name: found[name] for name in expected} == expected
-
-
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tests.distributed.models import trainer
 from tests.distributed.scripts import run_function, torchrun
 from tests.distributed.writers import CpuFSDP
 from tests.everything import PARTS, Everything, hashes
+from tests.models import threads
 
 __all__ = ["FIRST", "HALF", "ROUNDED", "Rows", "in_one_process", "of_launchers", "of_ranks"]
 
@@ -79,18 +80,8 @@ def _plain(module: nn.Module) -> dict[str, str]:
     return hashes(unwrap(module))
 
 
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _with_threads(n: int, folder: Path) -> dict[str, str]:
-    with _threads(n):
+    with threads(n):
         return _plain(Everything(folder))
 
 
