@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_init.errors import InitError
 from lightning_init.initializers.base import LawInitializer, TensorInitializer, WeightInitializer
-from lightning_init.initializers.fill import can_hold, draw_, refuse_place
+from lightning_init.initializers.fill import Later, can_hold, draw_, refuse_place
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.rng import Stream
 from lightning_init.workers import Workers, in_turn
@@ -80,8 +80,14 @@ class Recipe:
             return self.initializer.is_random
         return not isinstance(self.expected(shape), ConstantLaw)
 
-    def write(self, tensor: Tensor, stream: Stream, workers: Workers = in_turn) -> None:
+    def write(self, tensor: Tensor, stream: Stream, workers: Workers = in_turn, later: Later | None = None) -> None:
         """Fills a tensor in place.
+
+        Args:
+            tensor: What is filled.
+            stream: Its random numbers.
+            workers: Who draws them.
+            later: Takes what a law fills a large tensor with, instead of the workers.
 
         Raises:
             InitError: It cannot be filled, for a reason that `obstacle` tells, or has no storage.
@@ -97,4 +103,4 @@ class Recipe:
         law = self.expected(shape)
         assert law is not None  # noqa: S101 - neither for biases nor for a `LawInitializer`
         words = law.words(tensor.numel())
-        draw_(tensor, law, stream.generator if words is None else partial(stream.lent, words=words), workers)
+        draw_(tensor, law, stream.generator if words is None else partial(stream.lent, words=words), workers, later)

@@ -11,7 +11,7 @@ from lightning_init.gradients import no_gradients
 from lightning_init.parametrized import assign, computed, obstacle, parametrizations
 from lightning_init.tree import Slot, parameter
 
-__all__ = ["copy_", "trial", "write", "write_slot"]
+__all__ = ["copy_", "padding_row", "trial", "write", "write_slot"]
 
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -39,8 +39,17 @@ def write(module: nn.Module, name: str, fill: Callable[[Tensor], None]) -> None:
 
 
 def _zero_padding(module: nn.Module, name: str, tensor: Tensor) -> None:
-    if name == "weight" and isinstance(module, _EMBEDDINGS) and module.padding_idx is not None:
-        sharding.zero_row_(tensor, module.padding_idx)
+    row = padding_row(module, name)
+    if row is not None:
+        sharding.zero_row_(tensor, row)
+
+
+def padding_row(module: nn.Module, name: str) -> int | None:
+    """The row of an embedding that stays zero."""
+    if name != "weight" or not isinstance(module, _EMBEDDINGS):
+        return None
+    row: int | None = module.padding_idx
+    return row
 
 
 def write_slot(slot: Slot, fill: Callable[[Tensor], None]) -> None:

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TypeVar
+from operator import itemgetter
+from typing import Generic, TypeVar
 
 import torch
 
@@ -55,21 +56,53 @@ class Workers:
         if self.count == 1 or len(pieces) < 2:
             return [_without_gradients(piece) for piece in pieces]
         pool = self._pool = self._pool or _started(self.count)
-        futures = [pool.submit(_without_gradients, piece) for piece in pieces]
+        queue = _Queue(pieces)
+        # One task for a thread: each that is handed over costs more than a small piece.
+        futures = [pool.submit(_without_gradients, queue.work_off) for _ in range(min(self.count, len(pieces)))]
         try:
             # A Ctrl-C that another thread gets does not end a wait without an end.
             while wait(futures, _PATIENCE).not_done:
                 pass
         except BaseException:
-            for future in futures:
-                future.cancel()
+            queue.is_stopped = True
             wait(futures)
             raise
-        return [future.result() for future in futures]
+        return queue.answers()
 
 
 in_turn = Workers(1)
 """The calling thread alone, one piece after the other."""
+
+
+class _Queue(Generic[T]):
+    """Pieces that threads take one after the other, until one fails."""
+
+    def __init__(self, pieces: Sequence[Callable[[], T]]) -> None:
+        self.is_stopped = False
+        self._lock = threading.Lock()
+        self._waiting = iter(enumerate(pieces))
+        self._answers: dict[int, T] = {}
+        self._failures: dict[int, BaseException] = {}
+
+    def work_off(self) -> None:
+        """What each thread runs."""
+        while (taken := self._next()) is not None:
+            index, piece = taken
+            try:
+                self._answers[index] = piece()
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+                self._failures[index] = error
+                self.is_stopped = True
+
+    def _next(self) -> tuple[int, Callable[[], T]] | None:
+        with self._lock:
+            return None if self.is_stopped else next(self._waiting, None)
+
+    def answers(self) -> list[T]:
+        """What the pieces returned, in their order."""
+        if self._failures:
+            raise self._failures[min(self._failures)]
+        return [answer for _, answer in sorted(self._answers.items(), key=itemgetter(0))]
 
 
 def _without_gradients(piece: Callable[[], T]) -> T:

@@ -16,16 +16,19 @@ from lightning_init.errors import Fault, InitConfigError
 from lightning_init.finite import refuse_nan
 from lightning_init.garbage import uncollected
 from lightning_init.gradients import no_gradients
+from lightning_init.initializers.fill import Later
 from lightning_init.ledger import Ledger, Written
 from lightning_init.recipe import Recipe
 from lightning_init.rng import Stream, isolated
-from lightning_init.sharding import is_sharded
+from lightning_init.sharding import is_sharded, local
 from lightning_init.steps import Claim, Fill, Load, LoadStep
 from lightning_init.tree import Slot
-from lightning_init.values import write_slot
+from lightning_init.values import padding_row, write_slot
 from lightning_init.workers import Workers, in_turn
 
 __all__ = ["Writer"]
+
+_CPU = torch.device("cpu")
 
 
 @dataclass
@@ -57,21 +60,32 @@ class Writer:
         for claim in claims if self.replaced else ():
             self._refuse_replaced(claim)
         with uncollected(), no_gradients():
-            beside = []
+            later, held = Later(), set[int]()
             for claim in claims:
-                if claim.recipe.is_concurrent and _is_plain(claim.slot):
-                    beside.append(partial(self._fill, claim))
+                if held and not held.isdisjoint(_storages(claim)):
+                    # One may be a view of the other: the last one has to win.
+                    self.workers.run(later.pieces)
+                    later, held = Later(), set()
+                if _can_wait(claim):
+                    self._put_off(claim, later)
+                    held |= _storages(claim) if later.pieces else set()
                 else:
                     self._fill(claim)
-            self.workers.run(beside)
+            self.workers.run(later.pieces)
 
-    def _fill(self, claim: Fill) -> None:
+    def _put_off(self, claim: Fill, later: Later) -> None:
+        if claim.recipe.is_concurrent:
+            later.pieces.append(partial(self._fill, claim))
+        else:
+            self._fill(claim, later)
+
+    def _fill(self, claim: Fill, later: Later | None = None) -> None:
         slot, recipe = claim.slot, claim.recipe
-        device = torch.device("cpu") if self.ledger.settings.rng_device == "cpu" else slot.tensors[0].device
+        device = _CPU if self.ledger.settings.rng_device == "cpu" else slot.tensors[0].device
         stream = Stream(self.seed, slot.key, device)
         # Other devices have threads of their own.
         workers = self.workers if device.type == "cpu" else in_turn
-        fill = partial(recipe.write, stream=stream, workers=workers)
+        fill = partial(recipe.write, stream=stream, workers=workers, later=later)
         if slot.parts:
             with self._right_inverse(slot):
                 write_slot(slot, fill)
@@ -132,11 +146,18 @@ class Writer:
             raise InitConfigError([Fault(claim.source, told)])
 
 
-def _is_plain(slot: Slot) -> bool:
-    """It can be written beside others: nothing else is written with it, and its device has no threads of its own.
+def _storages(claim: Fill) -> set[int]:
+    """Where the memory is that a claim writes."""
+    return {local(tensor).untyped_storage().data_ptr() for tensor in claim.slot.tensors}
 
-    One that is spread over ranks cannot: what needs the whole of it makes it on every rank, and several of them at once
-    might be as large as the model.
-    """
+
+def _can_wait(claim: Fill) -> bool:
+    """It can be filled later, beside others: nothing has to follow, and its device has no threads of its own."""
+    slot, recipe = claim.slot, claim.recipe
     tensor = slot.tensor
-    return not slot.parts and not is_sharded(tensor) and tensor.device.type == "cpu"
+    if slot.parts or tensor.device.type != "cpu":
+        return False
+    if recipe.is_concurrent:
+        # What needs the whole of a tensor makes it on every rank, and several at once might be as large as the model.
+        return not is_sharded(tensor)
+    return recipe.is_by_law and recipe.is_ours and not any(padding_row(*place) is not None for place in slot.places)

@@ -76,18 +76,21 @@ def test_each_computes_on_one_core_and_nobody_else_is_bound_to_that(workers: Wor
 
 
 def test_an_error_is_raised_when_nothing_runs_any_more(workers: Workers) -> None:
-    ended = []
+    begun, ended, never = threading.Barrier(3), [], []
 
     def fail() -> None:
+        begun.wait()
         raise ValueError("of this piece")
 
     def slow() -> None:
+        begun.wait()
         time.sleep(0.1)
         ended.append(True)
 
     with pytest.raises(ValueError, match="of this piece"):
-        workers.run([fail, slow, slow])
+        workers.run([fail, slow, slow, *[lambda: never.append(True)] * 3])
     assert ended == [True, True]
+    assert not never
     assert workers.run([lambda: 1, lambda: 2]) == [1, 2]
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from threading import local as local_
+from threading import local as own_of_thread
 from typing import TypeAlias
 
 import torch
@@ -23,6 +24,7 @@ from lightning_init.workers import Workers, in_turn, one_core
 
 __all__ = [
     "BlockGenerators",
+    "Later",
     "blocks",
     "can_hold",
     "default_generators",
@@ -45,6 +47,8 @@ _ROUNDED = (
     torch.float8_e5m2,
     torch.float8_e5m2fnuz,
 )
+# Below, handing a tensor to a thread costs more than the calling thread needs to draw it.
+_WORTH_A_THREAD = 2**15
 _INTEGERS = (
     torch.uint8,
     torch.uint16,
@@ -167,43 +171,72 @@ def fill_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Worker
     draw_(tensor, law, generators, workers)
 
 
-def draw_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Workers) -> None:
-    """`fill_` for a tensor that is known to have storage and a type for such numbers."""
+class _Areas(own_of_thread):
+    """Room for a block, one for each thread and type."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def area(self, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Room for a block of that size, until the thread asks again."""
+        held = self._held.get((dtype, device))
+        if held is None or held.numel() < size:
+            held = self._held[dtype, device] = torch.empty(size, dtype=dtype, device=device)
+        return held[:size]
+
+
+@dataclass(frozen=True)
+class Later:
+    """What fills the blocks of large tensors, put off so that it can be shared out for all of them at once.
+
+    Attributes:
+        pieces: They do not depend on each other, and run without gradients.
+        areas: Room for blocks.
+    """
+
+    pieces: list[Callable[[], None]] = field(default_factory=list)
+    areas: _Areas = field(default_factory=_Areas)
+
+
+def draw_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Workers, later: Later | None = None) -> None:
+    """`fill_` for a tensor that is known to have storage and a type for such numbers.
+
+    Args:
+        tensor: Of any shape and placement.
+        law: What to fill it with.
+        generators: Where a block comes from.
+        workers: Who draws the blocks.
+        later: Takes the blocks of a tensor that is worth a thread, instead of the workers.
+    """
     with no_gradients():
         here = local(tensor)
         if isinstance(law, ConstantLaw):
             law.fill(here)
             return
-        if here is tensor and tensor.numel() <= BLOCK and tensor.dtype in _DRAWN and tensor.is_contiguous():
+        if here is tensor and tensor.numel() < _WORTH_A_THREAD and tensor.dtype in _DRAWN and tensor.is_contiguous():
             # The case of most tensors, without the cost of the general one.
             generator = generators(0)
             if _device(tensor, generator) == tensor.device:
                 law.fill(tensor.view(-1), generator)
                 return
-        workers.run(list(_pieces(tensor, law, generators)))
+        if later is None:
+            workers.run(list(_pieces(tensor, law, generators, _Areas())))
+        else:
+            later.pieces.extend(_pieces(tensor, law, generators, later.areas))
 
 
-def _pieces(tensor: Tensor, law: Law, generators: BlockGenerators) -> Iterator[Callable[[], None]]:
+def _pieces(tensor: Tensor, law: Law, generators: BlockGenerators, areas: _Areas) -> Iterator[Callable[[], None]]:
     """What fills the blocks of a tensor that have elements here, each on its own."""
     held = boxes(tensor)
-    buffers = local_()
-
-    def buffer(size: int, device: torch.device) -> Tensor:
-        """Room for a block, one for each thread."""
-        if not hasattr(buffers, "area"):
-            area = min(BLOCK, tensor.numel())
-            buffers.area = torch.empty(area, dtype=_drawn_in(tensor.dtype), device=device)
-        found: Tensor = buffers.area[:size]
-        return found
 
     def draw(index: int, start: int, stop: int, parts: list[tuple[Tensor, Share]]) -> None:
         generator = generators(index)
         device = _device(parts[0][0], generator)
         target = _in_one_piece(parts[0], start, stop)
-        if target is not None and target.dtype in _DRAWN and device == target.device:
+        if target is not None and target.dtype in _DRAWN and device == target.device and not law.drawn_apart:
             law.fill(target, generator)
             return
-        block = buffer(stop - start, device)
+        block = areas.area(stop - start, _drawn_in(tensor.dtype), device)
         law.fill(block, generator)
         if target is not None:
             target.copy_(block)

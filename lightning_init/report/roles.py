@@ -9,6 +9,7 @@ from functools import lru_cache
 from torch import nn
 
 from lightning_init.tree import Slot
+from lightning_init.values import padding_row
 from lightning_init.wrappers import class_of
 
 __all__ = ["is_scale", "padding", "units"]
@@ -55,11 +56,7 @@ def is_scale(slot: Slot) -> bool:
 
 def padding(slot: Slot) -> int:
     """How many elements belong to the padding rows of embeddings, which no rule fills."""
-    rows = {
-        module.padding_idx
-        for module, name in slot.places
-        if name == "weight" and isinstance(module, _EMBEDDINGS) and module.padding_idx is not None
-    }
+    rows = {padding_row(*place) for place in slot.places} - {None}
     return len(rows) * math.prod(slot.shape[1:]) if rows else 0
 
 
