@@ -8,6 +8,7 @@ every dtype that converts to float64; no copy of a whole tensor is made and no t
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,10 +18,12 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from lightning_init.chunks import chunks, obstacle, pieces, widened
+from lightning_init.chunks import Widener, chunks, obstacle, pieces, real
 from lightning_init.errors import InitError
+from lightning_init.garbage import uncollected
 from lightning_init.gathering import joined
 from lightning_init.sharding import is_sharded, local
+from lightning_init.sums import Reader, sums_there
 from lightning_init.workers import Workers
 
 __all__ = [
@@ -37,7 +40,7 @@ STATISTICS: tuple[str, ...] = ("mean", "std", "min", "max", "abs_mean", "l2_norm
 """The names of the statistics, in the order of every table."""
 
 # Elements that a thread reads at a time.
-_BATCH = 2**22
+_BATCH = 2**20
 
 _SPREAD = "is a DTensor, spread over ranks: pass its full_tensor() or its to_local()"
 
@@ -155,6 +158,7 @@ def statistics_of(tensor: Tensor) -> dict[str, float]:
     return statistics(moments(tensor))
 
 
+@uncollected()
 def moments_of_all(tensors: Mapping[str, Tensor]) -> dict[str, Moments]:
     """The moments of named tensors; of a ``DTensor`` those of the whole, which no rank ever holds.
 
@@ -182,18 +186,28 @@ def _read(tensors: Sequence[Tensor]) -> list[Moments]:
 def _rows(views: Sequence[Tensor], device: torch.device) -> list[list[float]]:
     """The fields of `Moments` but for `nonfinite`, in order, of each of some views on one device."""
     if device.type != "cpu":
+        widened = Widener()
         # One answer for all: each one waits for the device.
-        sums = [torch.stack([field.double() for field in _chunk_sums(*chunk)]) for chunk in widened(views)]
-        rows: list[list[float]] = torch.stack(sums).tolist()
+        rows: list[list[float]] = torch.stack([sums_there(widened(real(view))) for view in views]).tolist()
     else:
+        own = _OfThread()
         with closing(Workers()) as workers:
-            read = workers.run([partial(_read_here, some) for some in _batches(views)])
+            read = workers.run([partial(_read_here, own, some) for some in _batches(views)])
         rows = list(chain.from_iterable(read))
     return [[view.numel(), *row] for view, row in zip(views, rows, strict=True)]
 
 
-def _read_here(views: Sequence[Tensor]) -> list[list[float]]:
-    return [[field.item() for field in _chunk_sums(*chunk)] for chunk in widened(views)]
+class _OfThread(threading.local):
+    """A thread's memory for chunks, which it would wait for if it was new for every batch."""
+
+    def __init__(self) -> None:
+        self.reader = Reader()
+
+
+def _read_here(own: _OfThread, views: Sequence[Tensor]) -> list[list[float]]:
+    # What torch keeps of tensors for gradients costs a part of the time.
+    with torch.inference_mode():
+        return [list(own.reader.sums(real(view))) for view in views]
 
 
 def _batches(views: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
@@ -208,28 +222,13 @@ def _batches(views: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
 
 def _counted(known: Moments, tensor: Tensor) -> Moments:
     """With the number of what is not finite, which the sums only hint at."""
-    finite = torch.stack([torch.isfinite(block).sum() for block, _ in chunks(tensor)])
+    finite = torch.stack([torch.isfinite(block).sum() for block in chunks(tensor)])
     return replace(known, nonfinite=known.count - int(finite.sum()))
 
 
 def _pick(choose: Callable[[float, float], float], a: float, b: float) -> float:
     # Python's `min` and `max` drop or keep a NaN depending on its position.
     return math.nan if math.isnan(a) or math.isnan(b) else choose(a, b)
-
-
-def _chunk_sums(block: Tensor, scratch: Tensor) -> tuple[Tensor, ...]:
-    """Of a chunk, on its device, the fields of `Moments` from `total` to `high`, and how many elements are not zero.
-
-    Both areas are overwritten.
-    """
-    total = block.sum()
-    squares = torch.dot(block, block)
-    low, high = block.aminmax()
-    nonzero = torch.count_nonzero(block)
-    centred = torch.sub(block, total / block.numel(), out=scratch)
-    deviations = torch.dot(centred, centred)
-    magnitudes = block.abs_().sum()
-    return total, squares, deviations, magnitudes, low, high, nonzero
 
 
 def _moments_of_row(row: list[float]) -> Moments:

@@ -132,6 +132,7 @@ ORDER = [
     "planning",
     "tracking",
     "chunks",
+    "sums",
     "moments",
     "report.histograms",
     "report.findings",

@@ -71,13 +71,13 @@ def histograms_of_all(tensors: Mapping[str, Tensor], measured: Mapping[str, Mome
 
 def _counts(tensor: Tensor, low: float, high: float) -> tuple[int, ...]:
     if low == high:
-        return (sum(int((block == low).sum()) for block, _ in chunks(tensor)),)
+        return (sum(int((block == low).sum()) for block in chunks(tensor)),)
     # A power of two, for ranges that are too wide or too narrow to be divided.
     _, exponent = math.frexp(high / 2 - low / 2)
     scale = 1.0 if abs(exponent) < _REACH else 2.0 ** (-_REACH if exponent > 0 else _REACH)
     low, high = low * scale, high * scale
     counts = torch.zeros(BINS, dtype=torch.int64)
-    for block, _ in chunks(tensor):
+    for block in chunks(tensor):
         block.mul_(scale)
         if block.device.type == "cpu":
             # Values outside of the range are left out, and so are NaN.
@@ -92,7 +92,7 @@ def _counts(tensor: Tensor, low: float, high: float) -> tuple[int, ...]:
 
 def _finite_range(tensor: Tensor) -> tuple[float, float]:
     found = (math.nan, math.nan)
-    for block, _ in chunks(tensor):
+    for block in chunks(tensor):
         finite = block[torch.isfinite(block)]
         if finite.numel():
             low, high = finite.aminmax()
