@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_init.errors import Fault
 from lightning_init.initializers.fill import obstacle_of_placement
@@ -55,6 +55,9 @@ def _lost(call: Call, plan: InitPlan) -> Iterator[Fault]:
 def _unwritable(claim: Claim, *, gets_storage: bool) -> Fault | None:
     """What keeps a claim from being written to the module as it is now."""
     slot = claim.slot
+    if not slot.parts and type(slot.tensor) is nn.Parameter and not slot.tensor.is_meta:
+        # Nearly always.
+        return None
     tensors = slot.tensors
     is_meta = any(tensor.is_meta for tensor in tensors)
     reason = next(filter(None, map(obstacle_of_placement, tensors)), None)

@@ -42,6 +42,13 @@ class Recipe:
     _laws: dict[Shape, Law | None] = field(default_factory=dict, init=False)
     _obstacles: dict[tuple[Shape, torch.dtype], str | None] = field(default_factory=dict, init=False)
 
+    _of_tensors: dict[tuple[Shape, torch.dtype], tuple[Law, int | None]] = field(default_factory=dict, init=False)
+
+    @property
+    def is_quick(self) -> bool:
+        """It is filled by a law of this library, and nothing has to be looked at afterwards."""
+        return self.is_by_law and (self.is_ours or self.is_bias)
+
     @classmethod
     def of(cls, initializer: WeightInitializer, *, is_bias: bool) -> Recipe:
         """The recipe for weights, or for biases."""
@@ -96,11 +103,37 @@ class Recipe:
             self.initializer.write_(tensor, stream.generator, workers)
             return
         refuse_place(tensor)
-        shape = tuple(tensor.shape)
-        reason = self.obstacle(shape, tensor.dtype)
-        if reason:
-            raise InitError(reason)
-        law = self.expected(shape)
-        assert law is not None  # noqa: S101 - neither for biases nor for a `LawInitializer`
-        words = law.words(tensor.numel())
+        law, words = self._ready(tensor)
         draw_(tensor, law, stream.generator if words is None else partial(stream.lent, words=words), workers, later)
+
+    def write_small(self, tensor: Tensor, seed: int, name: str) -> None:
+        """`write` for a tensor of the CPU that `is_small`, by a recipe that `is_quick`.
+
+        Args:
+            tensor: What is filled; it records no gradient at the moment.
+            seed: The seed of its random numbers.
+            name: Their name.
+
+        Raises:
+            InitError: It cannot be filled, for a reason that `obstacle` tells.
+        """
+        law, words = self._ready(tensor)
+        if isinstance(law, ConstantLaw):
+            tensor.fill_(law.value)
+        else:
+            stream = Stream(seed, name)
+            law.fill(tensor.view(-1), stream.generator(0) if words is None else stream.lent(0, words))
+
+    def _ready(self, tensor: Tensor) -> tuple[Law, int | None]:
+        """The law of a tensor, and how many words it takes."""
+        key = tensor.shape, tensor.dtype
+        found = self._of_tensors.get(key)
+        if found is None:
+            shape = tuple(tensor.shape)
+            reason = self.obstacle(shape, tensor.dtype)
+            if reason:
+                raise InitError(reason)
+            law = self.expected(shape)
+            assert law is not None  # noqa: S101 - neither for biases nor for a `LawInitializer`
+            found = self._of_tensors[key] = law, law.words(tensor.numel())
+        return found

@@ -181,18 +181,18 @@ class Tree:
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """Every distinct parameter and persistent buffer, in the order of registration."""
-        found: dict[int, tuple[dict[tuple[nn.Module, str], None], dict[str, None], bool]] = {}
+        found: dict[int, tuple[Tensor, list[tuple[nn.Module, str]], list[str], bool]] = {}
         for path, node in self.below(self.root, self.root.path):
             module = node.module
+            start = f"{path}." if path else ""
             for attribute, tensor, is_buffer in _held(module):
-                name = f"{path}.{attribute}" if path else attribute
                 known = found.get(id(tensor))
                 if known is None:
-                    found[id(tensor)] = {(module, attribute): None}, {name: None}, is_buffer
+                    found[id(tensor)] = tensor, [(module, attribute)], [start + attribute], is_buffer
                 else:
-                    known[0].setdefault((module, attribute))
-                    known[1].setdefault(name)
-        return tuple(_slot(tuple(places), tuple(names), is_buffer=buffer) for places, names, buffer in found.values())
+                    known[1].append((module, attribute))
+                    known[2].append(start + attribute)
+        return tuple(_slot(*known) for known in found.values())
 
     def held(self, node: Node, *, with_buffers: bool = False) -> list[Slot]:
         """The slots that a module itself holds."""
@@ -214,27 +214,35 @@ class Tree:
         return {place: slot for slot in self.slots for place in slot.places}
 
 
-def _held(module: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
+def _held(module: nn.Module) -> list[tuple[str, Tensor, bool]]:
     """(attribute, a tensor that identifies the slot, is it a buffer) of a module itself."""
     if isinstance(module, ParametrizationList):
         # Its originals are parts of the parametrized slot; a buffer stands only where the original was one.
-        return
-    for name, parameter_ in module._parameters.items():
-        if parameter_ is not None:
-            yield name, parameter_, False
-    for name, plist in parametrizations(module).items():
-        yield name, original(plist), not isinstance(original(plist), nn.Parameter)
+        return []
+    found: list[tuple[str, Tensor, bool]]
+    found = [(name, tensor, False) for name, tensor in module._parameters.items() if tensor is not None]
+    if "parametrizations" in module._modules:
+        originals = {name: original(plist) for name, plist in parametrizations(module).items()}
+        found += [(name, tensor, not isinstance(tensor, nn.Parameter)) for name, tensor in originals.items()]
     for name, buffer in module._buffers.items():
         if buffer is not None and name not in module._non_persistent_buffers_set:
-            yield name, buffer, True
+            found.append((name, buffer, True))
+    return found
 
 
-def _slot(places: tuple[tuple[nn.Module, str], ...], names: tuple[str, ...], *, is_buffer: bool) -> Slot:
-    plist = parametrizations(places[0][0]).get(places[0][1])
-    return Slot(places, names, is_buffer, _NO_PARTS if plist is None else _parts(plist, places[0][1], names[0]))
-
-
-_NO_PARTS: Mapping[str, Part] = {}
+def _slot(tensor: Tensor, places: list[tuple[nn.Module, str]], names: list[str], is_buffer: bool) -> Slot:  # noqa: FBT001
+    if len(places) > 1:
+        # A shared module is come by more than once.
+        places, names = list(dict.fromkeys(places)), list(dict.fromkeys(names))
+    module, attribute = places[0]
+    plist = parametrizations(module).get(attribute) if "parametrizations" in module._modules else None
+    if plist is not None:
+        return Slot(tuple(places), tuple(names), is_buffer, _parts(plist, attribute, names[0]))
+    slot = Slot(tuple(places), tuple(names), is_buffer)
+    if not is_lazy(tensor):
+        # They will be asked for, and the tensor is at hand.
+        vars(slot).update(shape=tuple(tensor.shape), dtype=tensor.dtype)
+    return slot
 
 
 def _parts(plist: ParametrizationList, attribute: str, name: str) -> dict[str, Part]:

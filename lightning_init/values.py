@@ -11,7 +11,7 @@ from lightning_init.gradients import no_gradients
 from lightning_init.parametrized import assign, computed, obstacle, parametrizations
 from lightning_init.tree import Slot, parameter
 
-__all__ = ["copy_", "padding_row", "trial", "write", "write_slot"]
+__all__ = ["copy_", "has_padding", "padding_row", "trial", "write", "write_slot"]
 
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -50,6 +50,11 @@ def padding_row(module: nn.Module, name: str) -> int | None:
         return None
     row: int | None = module.padding_idx
     return row
+
+
+def has_padding(slot: Slot) -> bool:
+    """A row of it stays zero."""
+    return any(padding_row(module, name) is not None for module, name in slot.places)
 
 
 def write_slot(slot: Slot, fill: Callable[[Tensor], None]) -> None:

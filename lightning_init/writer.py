@@ -16,14 +16,14 @@ from lightning_init.errors import Fault, InitConfigError
 from lightning_init.finite import refuse_nan
 from lightning_init.garbage import uncollected
 from lightning_init.gradients import no_gradients
-from lightning_init.initializers.fill import Later
+from lightning_init.initializers.fill import Later, is_small
 from lightning_init.ledger import Ledger, Written
 from lightning_init.recipe import Recipe
 from lightning_init.rng import Stream, isolated
 from lightning_init.sharding import is_sharded, local
 from lightning_init.steps import Claim, Fill, Load, LoadStep
 from lightning_init.tree import Slot
-from lightning_init.values import padding_row, write_slot
+from lightning_init.values import has_padding, write_slot
 from lightning_init.workers import Workers, in_turn
 
 __all__ = ["Writer"]
@@ -66,7 +66,10 @@ class Writer:
                     # One may be a view of the other: the last one has to win.
                     self.workers.run(later.pieces)
                     later, held = Later(), set()
-                if _can_wait(claim):
+                if _is_quick(claim):
+                    claim.recipe.write_small(claim.slot.tensor, self.seed, claim.slot.key)
+                    self.ledger.filled(claim.slot.name, self._told(claim))
+                elif _can_wait(claim):
                     self._put_off(claim, later)
                     held |= _storages(claim) if later.pieces else set()
                 else:
@@ -151,6 +154,15 @@ def _storages(claim: Fill) -> set[int]:
     return {local(tensor).untyped_storage().data_ptr() for tensor in claim.slot.tensors}
 
 
+def _is_quick(claim: Fill) -> bool:
+    """It is the case of most: a small tensor, of which nothing but its numbers has to be written."""
+    slot = claim.slot
+    if slot.parts or not claim.recipe.is_quick:
+        return False
+    tensor = slot.tensor
+    return tensor.is_cpu and is_small(tensor) and not has_padding(slot)
+
+
 def _can_wait(claim: Fill) -> bool:
     """It can be filled later, beside others: nothing has to follow, and its device has no threads of its own."""
     slot, recipe = claim.slot, claim.recipe
@@ -160,4 +172,4 @@ def _can_wait(claim: Fill) -> bool:
     if recipe.is_concurrent:
         # What needs the whole of a tensor makes it on every rank, and several at once might be as large as the model.
         return not is_sharded(tensor)
-    return recipe.is_by_law and recipe.is_ours and not any(padding_row(*place) is not None for place in slot.places)
+    return recipe.is_quick and not has_padding(slot)

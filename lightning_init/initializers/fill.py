@@ -13,7 +13,7 @@ from threading import local as own_of_thread
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_init.errors import InitError
 from lightning_init.gradients import no_gradients
@@ -31,6 +31,7 @@ __all__ = [
     "draw_",
     "fill_",
     "fill_whole_",
+    "is_small",
     "obstacle_of_placement",
     "refuse_place",
 ]
@@ -47,6 +48,7 @@ _ROUNDED = (
     torch.float8_e5m2,
     torch.float8_e5m2fnuz,
 )
+_PLAIN = (nn.Parameter, Tensor)
 # Below, handing a tensor to a thread costs more than the calling thread needs to draw it.
 _WORTH_A_THREAD = 2**15
 _INTEGERS = (
@@ -213,7 +215,7 @@ def draw_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Worker
         if isinstance(law, ConstantLaw):
             law.fill(here)
             return
-        if here is tensor and tensor.numel() < _WORTH_A_THREAD and tensor.dtype in _DRAWN and tensor.is_contiguous():
+        if is_small(tensor):
             # The case of most tensors, without the cost of the general one.
             generator = generators(0)
             if _device(tensor, generator) == tensor.device:
@@ -223,6 +225,17 @@ def draw_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Worker
             workers.run(list(_pieces(tensor, law, generators, _Areas())))
         else:
             later.pieces.extend(_pieces(tensor, law, generators, later.areas))
+
+
+def is_small(tensor: Tensor) -> bool:
+    """The calling thread draws it where it is, sooner than it could hand it over."""
+    return (
+        type(tensor) in _PLAIN
+        and tensor.numel() < _WORTH_A_THREAD
+        and tensor.dtype in _DRAWN
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+    )
 
 
 def _pieces(tensor: Tensor, law: Law, generators: BlockGenerators, areas: _Areas) -> Iterator[Callable[[], None]]:
