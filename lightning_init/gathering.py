@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_init import distributed
 from lightning_init.errors import InitError
 from lightning_init.sharding import copy_, described, is_sharded, whole
+from lightning_init.wrappers import every_module
 
 __all__ = ["gathered", "joined", "reshard"]
 
@@ -29,7 +30,7 @@ def reshard(module: nn.Module) -> None:
         return
     from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415  # not in every build of torch
 
-    for part in module.modules():
+    for part in every_module(module):
         if isinstance(part, FSDPModule):
             part.reshard()
 
@@ -75,7 +76,7 @@ def gathered(module: nn.Module, stage: str) -> Iterator[None]:
 
 def _spread(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
     """(where it is held, its name there, the tensor) for what is spread over ranks."""
-    for part in module.modules():
+    for part in every_module(module):
         tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
         for held in tables:
             for name, tensor in held.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -166,7 +166,7 @@ class Ledger:
                 judged only now.
         """
         slots = tree.slots if at is None else tree.part(at)
-        rows = [self._row(slot) for slot in slots if not slot.is_buffer]
+        rows = list(self._rows(slot for slot in slots if not slot.is_buffer))
         untouched = [row.name for row in rows if row.source is None and not row.kept_by]
         if at is None and self.settings.require_all and untouched:
             raise InitConfigError([Fault(name, "nothing wrote it (require_all)") for name in untouched])
@@ -178,9 +178,23 @@ class Ledger:
         checkpoints = [_coverage(step) for step in self.loads]
         return InitReport(module, rows, checkpoints=checkpoints, warnings=self.warnings, notes=notes, seed=seed)
 
-    def _row(self, slot: Slot) -> Row:
+    def _rows(self, slots: Iterable[Slot]) -> Iterator[Row]:
+        """The rows of slots. Most are of a few kinds, and differ within one by their names alone."""
+        kinds: dict[tuple[object, ...], Row] = {}
+        special = {*self.kept, *self.elsewhere, *self.overwrites}
+        for slot in slots:
+            written = self.written.get(slot.name, _BY_NOBODY)
+            kind = None if slot.name in special else _kind(slot, written)
+            if kind is None:
+                yield self._row(slot, written)
+                continue
+            alike = kinds.get(kind)
+            if alike is None:
+                alike = kinds[kind] = self._row(slot, written)
+            yield alike.named(slot.name)
+
+    def _row(self, slot: Slot, written: Written) -> Row:
         name, tensors = slot.name, slot.tensors
-        written = self.written.get(name, _BY_NOBODY)
         is_written = written is not _BY_NOBODY
         return Row(
             name,
@@ -200,6 +214,28 @@ class Ledger:
             is_scale=is_scale(slot),
             padding=padding(slot),
         )
+
+
+# What a row says of their parameters depends on the class, not on the module.
+_ALIKE = (
+    nn.Linear,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+)
+
+
+def _kind(slot: Slot, written: Written) -> tuple[object, ...] | None:
+    """What makes the row of a slot, but for its name; None if there is more to it."""
+    module, attribute = slot.places[0]
+    if type(module) not in _ALIKE or len(slot.places) > 1 or slot.parts:
+        return None
+    tensor = slot.tensor
+    # By identity: all that one rule wrote have the same object.
+    return type(module), attribute, slot.shape, slot.dtype, tensor.device, tensor.requires_grad, id(written)
 
 
 @lru_cache(maxsize=64)

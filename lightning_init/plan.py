@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 
 from lightning_init.errors import Fault
-from lightning_init.steps import Call, Claim, LoadStep, Step, claims_of, flat
+from lightning_init.once import once
+from lightning_init.steps import Call, Claim, Done, Load, LoadStep, Step, claims_of, flat
 from lightning_init.text import Legend, columns
 from lightning_init.tree import Slot
 
@@ -63,24 +64,42 @@ class PlanEntry:
         return next((claim for claim in reversed(self.claims) if claim.certain), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InitPlan:
     """The plan of an initialisation; ``print(plan)`` explains every winner and loser.
 
     Attributes:
-        entries: One for each distinct parameter and persistent buffer.
         warnings: What is probably not meant; errors under ``strict=True``.
         notes: What the user may want to know.
     """
 
-    entries: tuple[PlanEntry, ...]
     warnings: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
-    steps: Sequence[Step] = field(default=(), repr=False, compare=False)
-    executed: frozenset[Claim] = field(default=frozenset(), repr=False, compare=False)
-    kept: dict[Slot, str] = field(default_factory=dict, repr=False, compare=False)
-    elsewhere: dict[Slot, str] = field(default_factory=dict, repr=False, compare=False)
-    overwrites: dict[Slot, str] = field(default_factory=dict, repr=False, compare=False)
+    slots: Sequence[Slot] = ()
+    steps: Sequence[Step] = ()
+    executed: frozenset[Claim] = frozenset()
+    kept: dict[Slot, str] = field(default_factory=dict)
+    elsewhere: dict[Slot, str] = field(default_factory=dict)
+    overwrites: dict[Slot, str] = field(default_factory=dict)
+
+    @once
+    def entries(self) -> tuple[PlanEntry, ...]:
+        """One for each distinct parameter and persistent buffer; made when they are first asked for."""
+        return _entries(self)
+
+    def __eq__(self, other: object) -> bool:
+        """They say the same of all that is planned, of whichever module."""
+        return isinstance(other, InitPlan) and self._said == other._said
+
+    def __hash__(self) -> int:
+        return hash(self._said)
+
+    def __repr__(self) -> str:
+        return f"<InitPlan of {len(self.slots)} parameters and buffers>"
+
+    @property
+    def _said(self) -> tuple[tuple[PlanEntry, ...], tuple[Fault, ...], tuple[str, ...]]:
+        return self.entries, self.warnings, self.notes
 
     def __getitem__(self, name: str) -> PlanEntry:
         """The entry of a parameter by any of its names."""
@@ -145,6 +164,47 @@ class InitPlan:
     def __str__(self) -> str:
         rows, legend = self.overview()
         return "\n".join([columns(rows), *filter(None, [str(legend)]), *self.told()])
+
+
+def _entries(plan: InitPlan) -> tuple[PlanEntry, ...]:
+    # One object for all slots that one rule writes; a dict for each slot, since many rules may write it.
+    made: dict[tuple[object, ...], PlannedClaim] = {}
+    claims: dict[Slot, dict[object, PlannedClaim]] = {slot: {} for slot in plan.slots}
+
+    def collect(level: Sequence[Step], *, certain: bool) -> None:
+        for step in level:
+            if isinstance(step, Call):
+                if step.nested is not None:
+                    collect(step.nested, certain=False)
+                called = PlannedClaim(step.source, "init_weights", certain=False, executed=True)
+                for slot in step.covers:
+                    claims[slot][step] = called
+            elif not isinstance(step, Done):
+                for claim in step.claims:
+                    key = claim.key if isinstance(claim, Load) else ""
+                    told = claim.source, claim.what, certain, claim in plan.executed, key
+                    if told not in made:
+                        made[told] = PlannedClaim(*told)
+                    claims[claim.slot].setdefault(told, made[told])
+
+    def kept_by(slot: Slot) -> str | None:
+        written = any(claim.certain for claim in claims[slot].values())
+        return plan.kept.get(slot) or (None if written else plan.elsewhere.get(slot))
+
+    protected = plan.kept or plan.elsewhere
+    collect(plan.steps, certain=True)
+    return tuple(
+        PlanEntry(
+            slot.name,
+            slot.aliases,
+            slot.shape,
+            slot.dtype,
+            slot.is_buffer,
+            tuple(found.values()),
+            kept_by(slot) if protected else None,
+        )
+        for slot, found in claims.items()
+    )
 
 
 def _winner(entry: PlanEntry, legend: Legend) -> str:

@@ -11,9 +11,9 @@ from torch import nn
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.garbage import uncollected
-from lightning_init.plan import InitPlan, PlanEntry, PlannedClaim
+from lightning_init.plan import InitPlan
 from lightning_init.planner import Opener, Planner
-from lightning_init.steps import Call, Claim, Done, Fill, Load, LoadStep, Step, claims_of, flat, settle
+from lightning_init.steps import Claim, Fill, Load, LoadStep, Step, claims_of, flat, settle
 from lightning_init.text import some
 from lightning_init.tree import Slot, Tree
 
@@ -118,9 +118,9 @@ def make_plan(
         if claim.slot in planner.elsewhere:
             overwrites.setdefault(claim.slot, planner.elsewhere[claim.slot])
     return InitPlan(
-        _entries(tree.slots if at is None else tree.part(node), steps, executed, planner),
         tuple(dict.fromkeys([*planner.warnings, *overwritten])),
         tuple(dict.fromkeys([*planner.notes, *notes])),
+        tree.slots if at is None else tree.part(node),
         steps,
         frozenset(executed),
         planner.kept,
@@ -171,46 +171,3 @@ def _over_checkpoints(
         if is_load
     ]
     return faults, notes, overwrites
-
-
-def _entries(
-    slots: Sequence[Slot], steps: Sequence[Step], executed: set[Claim], planner: Planner
-) -> tuple[PlanEntry, ...]:
-    # One object for all slots that one rule writes; a dict for each slot, since many rules may write it.
-    made: dict[tuple[object, ...], PlannedClaim] = {}
-    claims: dict[Slot, dict[object, PlannedClaim]] = {slot: {} for slot in slots}
-
-    def collect(level: Sequence[Step], *, certain: bool) -> None:
-        for step in level:
-            if isinstance(step, Call):
-                if step.nested is not None:
-                    collect(step.nested, certain=False)
-                called = PlannedClaim(step.source, "init_weights", certain=False, executed=True)
-                for slot in step.covers:
-                    claims[slot][step] = called
-            elif not isinstance(step, Done):
-                for claim in step.claims:
-                    key = claim.key if isinstance(claim, Load) else ""
-                    told = claim.source, claim.what, certain, claim in executed, key
-                    if told not in made:
-                        made[told] = PlannedClaim(*told)
-                    claims[claim.slot].setdefault(told, made[told])
-
-    def kept_by(slot: Slot) -> str | None:
-        written = any(claim.certain for claim in claims[slot].values())
-        return planner.kept.get(slot) or (None if written else planner.elsewhere.get(slot))
-
-    protected = planner.kept or planner.elsewhere
-    collect(steps, certain=True)
-    return tuple(
-        PlanEntry(
-            slot.name,
-            slot.aliases,
-            slot.shape,
-            slot.dtype,
-            slot.is_buffer,
-            tuple(found.values()),
-            kept_by(slot) if protected else None,
-        )
-        for slot, found in claims.items()
-    )

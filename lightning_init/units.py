@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_init.errors import Fault, InitError
 from lightning_init.flat import FlatRange, FlatShard
-from lightning_init.wrappers import is_fsdp
+from lightning_init.wrappers import every_module, is_fsdp
 
 __all__ = ["FLATTENED", "has_units", "held_flat", "unflattened"]
 
@@ -22,7 +22,7 @@ FLATTENED = "_fsdp_flattened"
 
 def has_units(module: nn.Module) -> bool:
     """A part of it is wrapped by FSDP1."""
-    return any(map(is_fsdp, module.modules()))
+    return any(map(is_fsdp, every_module(module)))
 
 
 def held_flat(module: nn.Module) -> list[str]:
@@ -53,7 +53,8 @@ def unflattened(module: nn.Module) -> Iterator[None]:
     Raises:
         InitError: A flat parameter is out of reach, or gathered, or one of tensors that are spread themselves.
     """
-    handles = [handle for unit in filter(is_fsdp, module.modules()) if (handle := _handle(unit)) is not None]
+    units = filter(is_fsdp, every_module(module))
+    handles = [handle for unit in units if (handle := _handle(unit)) is not None]
     with ExitStack() as undo:
         for handle in handles:
             _unflatten(handle, undo)
@@ -133,7 +134,7 @@ def _refuse_strays(module: nn.Module) -> None:
         "is a part of a flat parameter of FSDP1 that is out of reach: give the FSDP module itself (a new module, where "
         "FSDPStrategy has wrapped this one in a run before), and tie parameters within one unit only"
     )
-    if not any(map(_has_strays, module.modules())):
+    if not any(map(_has_strays, every_module(module))):
         # Nearly always, and names take time.
         return
     strays = [name for name, parameter in module.named_parameters() if _is_stray(parameter)]

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from torch import nn
 
-__all__ = ["class_name", "class_of", "is_fsdp", "unwrap"]
+__all__ = ["class_name", "class_of", "every_module", "is_fsdp", "unwrap"]
 
 _FSDP = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 
@@ -33,6 +33,18 @@ def unwrap(module: nn.Module) -> nn.Module:
         if wrapped is None:
             return module
         module = wrapped
+
+
+def every_module(module: nn.Module) -> list[nn.Module]:
+    """A module and all below it, wrappers included, each once: ``modules()``, which takes a generator for each."""
+    found: dict[nn.Module, None] = {}
+    waiting = [module]
+    while waiting:
+        part = waiting.pop()
+        if part not in found:
+            found[part] = None
+            waiting += [child for child in reversed(part._modules.values()) if child is not None]
+    return list(found)
 
 
 def is_fsdp(module: nn.Module) -> bool:
