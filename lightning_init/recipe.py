@@ -120,9 +120,11 @@ class Recipe:
         law, words = self._ready(tensor)
         if isinstance(law, ConstantLaw):
             tensor.fill_(law.value)
+        elif words is None:
+            law.fill(tensor.view(-1), Stream(seed, name).generator(0))
         else:
-            stream = Stream(seed, name)
-            law.fill(tensor.view(-1), stream.generator(0) if words is None else stream.lent(0, words))
+            # Our laws that know their words take elements one by one, and to flatten takes as long as to draw.
+            law.fill(tensor, Stream(seed, name).lent(0, words))
 
     def _ready(self, tensor: Tensor) -> tuple[Law, int | None]:
         """The law of a tensor, and how many words it takes."""
