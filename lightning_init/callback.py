@@ -57,6 +57,8 @@ class InitWeightsCallback(callbacks.Callback):
         probe: What goes through the module at the start of training, once forward and backward, to measure the signal
             by depth: ``"example_input_array"``, ``"train_dataloader"`` (a first batch of it, which the training
             does not miss), or a batch like those of the train dataloader. Nothing is changed by it.
+        threads: How many threads draw numbers and take statistics on the CPU, by default as many as torch may use
+            (`torch.get_num_threads`); the numbers do not depend on it.
 
     Attributes:
         report: What every parameter of the module in the last ``fit`` started from; on every rank, and measured at the
@@ -68,7 +70,7 @@ class InitWeightsCallback(callbacks.Callback):
         InitConfigError: Arguments or rules that cannot be meant.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a choice of its own, given by name
         self,
         init_cfg: InitCfg = None,
         *,
@@ -79,10 +81,11 @@ class InitWeightsCallback(callbacks.Callback):
         sync: Sync = "rank_zero_first",
         log: str | Sequence[str] = ("table", "scalars"),
         probe: Any = None,
+        threads: int | None = None,
     ) -> None:
         # Not `log`: the Trainer puts the method of that name on every callback.
         self.settings, self.contents = checked(
-            partial(Settings, seed, rng_device, strict, require_all, sync), init_cfg, log, probe
+            partial(Settings, seed, rng_device, strict, require_all, sync, threads), init_cfg, log, probe
         )
         self.probe = probe
         empty_init.mark(self)
@@ -219,7 +222,12 @@ class InitWeightsCallback(callbacks.Callback):
                     callback.setup(trainer, pl_module, "fit")
 
     def _measure_and_log(self, report: InitReport, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        report.measure(trainer.strategy.model, histograms="histograms" in self.contents, compare_ranks=True)
+        report.measure(
+            trainer.strategy.model,
+            histograms="histograms" in self.contents,
+            compare_ranks=True,
+            threads=self.settings.threads,
+        )
         if distributed.rank() != 0:
             return
         if self.contents:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -39,6 +40,7 @@ def init_weights(
     rng_device: RngDevice = "auto",
     strict: bool = False,
     require_all: bool = False,
+    threads: int | None = None,
 ) -> InitReport:
     """Initialises a module and all below it, as their ``init_cfg`` and ``init_weights`` say.
 
@@ -55,6 +57,8 @@ def init_weights(
         rng_device: ``"auto"`` draws on a parameter's device, ``"cpu"`` gives the same bits on every kind of device.
         strict: A rule without a match, and whatever else would be a warning, is an error.
         require_all: A parameter that nothing wrote, or a checkpoint key that nothing took, is an error.
+        threads: How many threads draw on the CPU, by default as many as torch may use (`torch.get_num_threads`); the
+            numbers do not depend on it.
 
     Returns:
         One row for each parameter.
@@ -74,7 +78,7 @@ def init_weights(
     if outer is not None:
         outer.part(module, init_cfg)
         return outer.report_of(module)
-    settings = Settings(seed, rng_device, strict, require_all)
+    settings = Settings(seed, rng_device, strict, require_all, threads=threads)
     root = unwrap(module)
     if is_initialised(root):
         _skip(f"{class_name(root)} is initialised already (is_init is True); nothing was changed")
@@ -91,6 +95,7 @@ def initialize(
     rng_device: RngDevice = "auto",
     strict: bool = False,
     require_all: bool = False,
+    threads: int | None = None,
 ) -> InitReport:
     """Applies one config to a module, in the order of its rules, and nothing else.
 
@@ -106,7 +111,7 @@ def initialize(
     if outer is not None:
         outer.part(module, init_cfg, alone=True)
         return outer.report_of(module)
-    settings = Settings(seed, rng_device, strict, require_all)
+    settings = Settings(seed, rng_device, strict, require_all, threads=threads)
     return execute(module, settings, init_cfg=init_cfg, alone=True)
 
 
@@ -177,7 +182,9 @@ def execute(
     with shapes, run.closing():
         plan = distributed.together("the plan", prepare)
         if distributed.world_size() > 1:
-            asked = {f"the argument {name!r}": repr(value) for name, value in vars(settings).items()}
+            # Ranks may have different numbers of cores.
+            alike = vars(replace(settings, threads=None))
+            asked = {f"the argument {name!r}": repr(value) for name, value in alike.items()}
             distributed.agree("the plan", {**plan.signature(), **asked}, _plans_differ)
         run.seed = distributed.from_rank_zero("the seed", begin)
         distributed.together("the initialisation", lambda: run.run(plan))

@@ -24,7 +24,7 @@ from lightning_init.garbage import uncollected
 from lightning_init.gathering import joined
 from lightning_init.sharding import is_sharded, local
 from lightning_init.sums import Reader, sums_there
-from lightning_init.workers import Workers
+from lightning_init.workers import Workers, one_core
 
 __all__ = [
     "STATISTICS",
@@ -159,31 +159,35 @@ def statistics_of(tensor: Tensor) -> dict[str, float]:
 
 
 @uncollected()
-def moments_of_all(tensors: Mapping[str, Tensor]) -> dict[str, Moments]:
+def moments_of_all(tensors: Mapping[str, Tensor], threads: int | None = None) -> dict[str, Moments]:
     """The moments of named tensors; of a ``DTensor`` those of the whole, which no rank ever holds.
 
     With a ``DTensor`` among them, every rank has to call this, with the same names.
+
+    Args:
+        tensors: The tensors.
+        threads: How many threads read what is on the CPU; by default as many as torch may use.
 
     Raises:
         InitError: A tensor has no values that could be read here.
     """
     here = [local(tensor) for tensor in tensors.values()]
-    found = dict(zip(tensors, _read(here), strict=True))
+    found = dict(zip(tensors, _read(here, threads), strict=True))
     return joined("the statistics of weights", tensors, found, merge)
 
 
-def _read(tensors: Sequence[Tensor]) -> list[Moments]:
-    """The moments of tensors, by as many threads as torch has cores; other devices are waited for once, at the end."""
+def _read(tensors: Sequence[Tensor], threads: int | None = None) -> list[Moments]:
+    """The moments of tensors, those on the CPU by as many threads; other devices are waited for once, at the end."""
     found = [Moments() for _ in tensors]
     views = [(i, piece) for i, tensor in enumerate(tensors) for piece in pieces(tensor)]
     for device in dict.fromkeys(piece.device for _, piece in views):
         there = [(i, piece) for i, piece in views if piece.device == device]
-        for (i, _), row in zip(there, _rows([piece for _, piece in there], device), strict=True):
+        for (i, _), row in zip(there, _rows([piece for _, piece in there], device, threads), strict=True):
             found[i] = merge(found[i], _moments_of_row(row))
     return [known if math.isfinite(known.squares) else _counted(known, tensors[i]) for i, known in enumerate(found)]
 
 
-def _rows(views: Sequence[Tensor], device: torch.device) -> list[list[float]]:
+def _rows(views: Sequence[Tensor], device: torch.device, threads: int | None) -> list[list[float]]:
     """The fields of `Moments` but for `nonfinite`, in order, of each of some views on one device."""
     if device.type != "cpu":
         widened = Widener()
@@ -191,7 +195,7 @@ def _rows(views: Sequence[Tensor], device: torch.device) -> list[list[float]]:
         rows: list[list[float]] = torch.stack([sums_there(widened(real(view))) for view in views]).tolist()
     else:
         own = _OfThread()
-        with closing(Workers()) as workers:
+        with closing(Workers(threads)) as workers:
             read = workers.run([partial(_read_here, own, some) for some in _batches(views)])
         rows = list(chain.from_iterable(read))
     return [[view.numel(), *row] for view, row in zip(views, rows, strict=True)]
@@ -205,8 +209,8 @@ class _OfThread(threading.local):
 
 
 def _read_here(own: _OfThread, views: Sequence[Tensor]) -> list[list[float]]:
-    # What torch keeps of tensors for gradients costs a part of the time.
-    with torch.inference_mode():
+    # Sums differ with the number of cores. What torch keeps of tensors for gradients costs a part of the time.
+    with one_core(), torch.inference_mode():
         return [list(own.reader.sums(real(view))) for view in views]
 
 

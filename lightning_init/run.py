@@ -60,10 +60,10 @@ class Run:
     _calls: Calls = field(init=False)
     _done: set[nn.Module] = field(default_factory=set)
     _checkpoints: list[Checkpoint] = field(default_factory=list)
-    _workers: Workers = field(default_factory=Workers)
+    _workers: Workers = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self.settings)
+        self.ledger, self._workers = Ledger(self.settings), Workers(self.settings.threads)
         self._forest, self._calls = Forest(self.root), Calls(self.ledger)
 
     @cached_property

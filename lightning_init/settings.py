@@ -26,6 +26,8 @@ class Settings:
         require_all: A parameter that nothing wrote, or a checkpoint key that nothing took, is an error.
         sync: ``"rank_zero_first"`` lets every rank read a checkpoint, rank zero before the others; with
             ``"broadcast"`` rank zero alone reads, and the others receive.
+        threads: How many threads draw numbers and take statistics on the CPU; None for as many as torch may use
+            (`torch.get_num_threads`). The numbers do not depend on it.
 
     Raises:
         InitConfigError: Arguments of a wrong type or value.
@@ -36,11 +38,14 @@ class Settings:
     strict: bool = False
     require_all: bool = False
     sync: Sync = "rank_zero_first"
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         faults = []
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, Integral)):
+        if self.seed is not None and not _is_integer(self.seed):
             faults.append(Fault("seed", f"must be an integer or None, got {self.seed!r}"))
+        if self.threads is not None and not (_is_integer(self.threads) and self.threads >= 1):
+            faults.append(Fault("threads", f"must be an integer from 1 on or None, got {self.threads!r}"))
         for name, options in (("rng_device", get_args(RngDevice)), ("sync", get_args(Sync))):
             value = getattr(self, name)
             if value not in options:
@@ -54,5 +59,10 @@ class Settings:
         ]
         if faults:
             raise InitConfigError(faults)
-        if self.seed is not None:
-            object.__setattr__(self, "seed", int(self.seed))
+        for name in ("seed", "threads"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, int(getattr(self, name)))
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

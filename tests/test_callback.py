@@ -68,6 +68,11 @@ class TestArguments:
         with pytest.raises(InitConfigError, match=r"^InitWeightsCallback\.seed: must be an integer or None"):
             InitWeightsCallback(seed=seed)
 
+    @pytest.mark.parametrize("threads", [True, 0, -1, 1.5, "2"])
+    def test_the_number_of_threads_is_one(self, threads: Any) -> None:
+        with pytest.raises(InitConfigError, match=r"^InitWeightsCallback\.threads: must be an integer from 1 on"):
+            InitWeightsCallback(threads=threads)
+
     @pytest.mark.parametrize("log", [None, 5, True])
     def test_log_is_some_names(self, log: Any) -> None:
         with pytest.raises(InitConfigError, match=r"^InitWeightsCallback\.log: must be some of"):

@@ -628,3 +628,12 @@ def test_inside_a_lightning_module(precision: Any, tmp_path: Path) -> None:
     for name in got:
         assert_same(got[name], module.seen[name], 8)
     Measured.load_from_checkpoint(trainer.checkpoint_callback.best_model_path)  # type: ignore[union-attr]  # enabled
+
+
+def test_the_number_of_threads_that_is_asked_for_does_not_count() -> None:
+    for tensors in (
+        {"a": torch.randn(3_000_000), "b": torch.randn(500_000).bfloat16()},
+        {"single": torch.randn(10**5)},
+    ):
+        one, *others = (moments_of_all(tensors, threads) for threads in (1, 2, 5, None))
+        assert all(found == one for found in others)

@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel
 from lightning_init import BaseModule, InitConfigError, InitWarning, init_weights, initialize, normal_init, tree
 from lightning_init.initializers.base import INITIALIZERS, TensorInitializer
 from lightning_init.report import InitReport
-from tests.models import Holder, as_before, constant, digests, linear, pretrained, value, values
+from tests.models import Holder, as_before, constant, digests, linear, pretrained, threads, value, values
 
 
 def with_method(method: Callable[[Any], object], init_cfg: Any = None, **children: nn.Module) -> Holder:
@@ -567,17 +567,43 @@ class MeetingInit(TensorInitializer):
         tensor.uniform_(generator=generator)
 
 
-def test_initializers_that_say_so_fill_several_tensors_at_once() -> None:
-    def filled(meet: int, names: Sequence[str]) -> dict[str, str]:
-        MeetingInit.meeting = threading.Barrier(meet)
-        net = Holder(**{name: nn.Linear(4, 4) for name in names})
-        init_weights(net, {"type": "MeetingForTests", "layer": "Linear"}, seed=0)
-        return digests(net)
+def filled_together(meet: int, names: Sequence[str], **how: Any) -> dict[str, str]:
+    MeetingInit.meeting = threading.Barrier(meet)
+    net = Holder(**{name: nn.Linear(4, 4) for name in names})
+    init_weights(net, {"type": "MeetingForTests", "layer": "Linear"}, seed=0, **how)
+    return digests(net)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        together = filled(2, ["a", "b"])
-    finally:
-        torch.set_num_threads(before)
-    assert together == filled(1, ["a"]) | filled(1, ["b"])
+
+def test_initializers_that_say_so_fill_several_tensors_at_once() -> None:
+    with threads(2):
+        together = filled_together(2, ["a", "b"])
+    assert together == filled_together(1, ["a"]) | filled_together(1, ["b"])
+
+
+def test_as_many_threads_as_one_asks_for() -> None:
+    together = filled_together(3, ["a", "b", "c"], threads=3)
+    with threads(3):
+        assert together == filled_together(1, ["a", "b", "c"], threads=1)
+
+
+class TestMemoryOfTwoParameters:
+    """A copy-paste of `tied = nn.Parameter(first.data)` makes two parameters of one memory."""
+
+    @pytest.mark.parametrize("size", [2**12, 2**20])
+    def test_the_last_one_wins(self, size: int) -> None:
+        class Views(nn.Module):
+            def __init__(self, *names: str) -> None:
+                super().__init__()
+                memory = torch.empty(size)
+                for name in names:
+                    self.register_parameter(name, nn.Parameter(memory[: size // 2] if name == "part" else memory))
+
+        def weights(*names: str) -> dict[str, str]:
+            net = Views(*names)
+            init_weights(net, {"type": "Normal", "layer": "Views", "params": "*"}, seed=0, threads=2)
+            return digests(net)
+
+        last = weights("last")["last"]
+        for _ in range(5):
+            assert weights("first", "part", "last") == {**weights("part", "last"), "first": last}
+            assert weights("part", "last")["last"] == last

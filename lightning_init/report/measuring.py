@@ -19,7 +19,9 @@ from lightning_init.tree import Slot, slots
 __all__ = ["measured"]
 
 
-def measured(rows: Sequence[Row], module: nn.Module, *, histograms: bool, compare_ranks: bool) -> tuple[Row, ...]:
+def measured(
+    rows: Sequence[Row], module: nn.Module, *, histograms: bool, compare_ranks: bool, threads: int | None
+) -> tuple[Row, ...]:
     """The rows with what is measured of a module now; rows of parameters that it lacks stay as they are.
 
     Args:
@@ -27,12 +29,13 @@ def measured(rows: Sequence[Row], module: nn.Module, *, histograms: bool, compar
         module: The module.
         histograms: Count how the values are spread as well.
         compare_ranks: Find the ranks that hold other values; every rank of the job calls this then.
+        threads: How many threads take the statistics; None for as many as torch may use.
     """
     known = {slot.name: slot for slot in slots(module) if not slot.is_buffer}
     tensors = {name: slot.tensor for name, slot in known.items()}
     # Not of what is on `meta` or quantized.
     readable = {name: tensor for name, tensor in tensors.items() if is_measurable(tensor)}
-    moments = moments_of_all(readable)
+    moments = moments_of_all(readable, threads)
     spread = histograms_of_all(readable, moments) if histograms else {}
     differing = _differing(known, readable) if compare_ranks else {}
     return tuple(

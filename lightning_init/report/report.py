@@ -112,7 +112,12 @@ class InitReport:
         return examine(self.rows, self.checkpoints, self.signal, self.probe_error)
 
     def measure(
-        self, module: nn.Module | None = None, *, histograms: bool = False, compare_ranks: bool = False
+        self,
+        module: nn.Module | None = None,
+        *,
+        histograms: bool = False,
+        compare_ranks: bool = False,
+        threads: int | None = None,
     ) -> InitReport:
         """Takes the statistics of all parameters as they are now.
 
@@ -123,6 +128,7 @@ class InitReport:
             histograms: Count how the values are spread as well, into `Row.histogram`; the weights are read once more.
             compare_ranks: Find the ranks that hold other bits than the first, into `Row.differs_on`; every rank has to
                 call this then.
+            threads: How many threads take the statistics on the CPU, by default as many as torch may use.
 
         Returns:
             The report itself, with `Row.statistics` filled.
@@ -134,7 +140,7 @@ class InitReport:
         if module is None:
             raise InitError("the module of this report does not exist any more; give one: report.measure(module)")
         with unflattened(module):
-            self.rows = measured(self.rows, module, histograms=histograms, compare_ranks=compare_ranks)
+            self.rows = measured(self.rows, module, histograms=histograms, compare_ranks=compare_ranks, threads=threads)
         return self
 
     @property
