@@ -7,15 +7,18 @@ a right law exceeds once in two million times.
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import lru_cache
 
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
+from lightning_init.initializers.base import Fans
 from lightning_init.initializers.fill import fill_
 from lightning_init.initializers.laws import Law, NormalLaw, UniformLaw
+from lightning_init.initializers.orthogonal import OrthogonalInit
+from lightning_init.initializers.scaling import HeInit, LeCunInit, VarianceScalingInit
 from lightning_init.initializers.truncated import TruncNormalLaw
 from lightning_init.rng import BLOCK, Stream
 
@@ -24,11 +27,24 @@ N = BLOCKS * BLOCK
 BINS = 1000
 ERRORS = 5.0
 
+# What the std of a normal law has to be for a std of one behind a cut at two deviations.
+_TRUNCATED = 1 / float(stats.truncnorm(-2, 2).std())
+
 LAWS: dict[str, tuple[Law, stats.rv_frozen]] = {
     "normal": (NormalLaw(0.5, 0.02), stats.norm(0.5, 0.02)),
     "uniform": (UniformLaw(-0.3, 0.1), stats.uniform(-0.3, 0.4)),
     "truncated": (TruncNormalLaw(0, 0.02, -0.04, 0.04), stats.truncnorm(-2, 2, 0, 0.02)),
+    # At the border of inverting the distribution function, behind it, and from one side.
+    "three deviations": (TruncNormalLaw(0.1, 0.02, 0.04, 0.16), stats.truncnorm(-3, 3, 0.1, 0.02)),
+    "four deviations": (TruncNormalLaw(0, 0.02, -0.08, 0.08), stats.truncnorm(-4, 4, 0, 0.02)),
+    "one-sided": (TruncNormalLaw(0, 2, -2, 6), stats.truncnorm(-1, 3, 0, 2)),
     "tail": (TruncNormalLaw(0, 1, 3, 4), stats.truncnorm(3, 4)),
+    "lecun": (LeCunInit().law((8, 50), Fans(50, 8)), stats.truncnorm(-2, 2, 0, _TRUNCATED / math.sqrt(50))),
+    "he": (HeInit("uniform").law((8, 50), Fans(50, 8)), stats.uniform(-math.sqrt(6 / 50), 2 * math.sqrt(6 / 50))),
+    "scaled": (
+        VarianceScalingInit(3, "fan_avg", "normal").law((8, 50), Fans(50, 8)),
+        stats.norm(0, math.sqrt(3 / 29)),
+    ),
 }
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -37,7 +53,7 @@ def test_there_are_ten_million() -> None:
     assert N >= 10**7
 
 
-@cache
+@lru_cache(maxsize=4)
 def filled(law: str, dtype: torch.dtype = torch.float32) -> Tensor:
     numbers = torch.empty(N, dtype=dtype)
     fill_(numbers, LAWS[law][0], Stream(0, "w").generator)
@@ -84,7 +100,7 @@ def test_the_exact_law(law: str, dtype: torch.dtype) -> None:
     assert abs(chi_square - (BINS - 1)) < ERRORS * math.sqrt(2 * (BINS - 1))
 
 
-@pytest.mark.parametrize("law", ["normal", "uniform"])
+@pytest.mark.parametrize("law", ["normal", "uniform", "truncated"])
 def test_blocks_have_nothing_in_common(law: str) -> None:
     blocks = filled(law).view(BLOCKS, BLOCK)
     found = correlations(blocks, blocks).fill_diagonal_(0)
@@ -96,7 +112,7 @@ def test_blocks_have_nothing_in_common(law: str) -> None:
     assert runs.reshape(-1)[: 10 * BLOCK].unique().numel() > 0.999 * 10 * BLOCK
 
 
-@pytest.mark.parametrize("law", ["normal", "uniform"])
+@pytest.mark.parametrize("law", ["normal", "uniform", "truncated"])
 def test_similar_names_and_seeds_have_nothing_in_common(law: str) -> None:
     names = ["w", "a.weight", "b.weight", "layers.1.weight", "layers.11.weight", "layers.1.weigh"]
     streams = [Stream(0, name) for name in names] + [Stream(seed, "w") for seed in (1, 2, 10, 2**32)]
@@ -105,6 +121,26 @@ def test_similar_names_and_seeds_have_nothing_in_common(law: str) -> None:
         fill_(row, LAWS[law][0], stream.generator)
     assert float(correlations(rows, rows).fill_diagonal_(0).abs().max()) < ERRORS
     assert float(correlations(rows[:, 1:], rows[:, :-1]).abs().max()) < ERRORS
+
+
+def test_ten_million_numbers_of_orthogonal_matrices() -> None:
+    """A coordinate of a uniform unit vector of dimension n has the law of 2 Beta((n - 1) / 2, (n - 1) / 2) - 1."""
+    n, count = 320, 98
+    matrices = torch.empty(count, n, n)
+    for index, matrix in enumerate(matrices):
+        OrthogonalInit().write_(matrix, Stream(0, f"blocks.{index}.weight").generator)
+    assert matrices.numel() > 10**7
+    exact = stats.beta((n - 1) / 2, (n - 1) / 2, loc=-1, scale=2)
+    edges = torch.from_numpy(exact.ppf([i / BINS for i in range(1, BINS)])).float()
+    counts = torch.bincount(torch.bucketize(matrices.flatten(), edges), minlength=BINS).double()
+    expected = matrices.numel() / BINS
+    # Numbers of one matrix depend on each other a little, so that they fit somewhat better than independent ones.
+    assert (counts - expected).square().sum() / expected < BINS - 1 + ERRORS * math.sqrt(2 * (BINS - 1))
+    assert abs(float(matrices.double().mean())) < ERRORS / math.sqrt(n * matrices.numel())
+    rows = matrices.flatten(1) * math.sqrt(n)
+    found = (rows @ rows.T / n).fill_diagonal_(0)
+    # Of two independent ones, n ** 2 products of numbers with the variance 1 / n each: their sum has the variance 1.
+    assert float(found.abs().max()) < ERRORS + 1
 
 
 def test_the_statistics_would_notice() -> None:
