@@ -14,7 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["ConstantLaw", "Law", "NormalLaw", "UniformLaw", "normal_law", "uniform_law"]
+__all__ = ["ConstantLaw", "Law", "NormalLaw", "UniformLaw", "centred_", "normal_law", "uniform_law"]
+
+# Of so few numbers, more steps cost more than they save.
+_MANY = 2**12
 
 
 class Law(ABC):
@@ -170,6 +173,8 @@ class UniformLaw(Law):
         b: Its upper bound, above ``a``.
     """
 
+    drawn_apart = True
+
     a: float
     b: float
 
@@ -204,12 +209,39 @@ class UniformLaw(Law):
 
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""
-        block.uniform_(0, self.b - self.a, generator=generator)
-        if self.a:
-            block.add_(self.a)
+        centred_(block, self.b - self.a, generator)
+        if self.mean:
+            block.add_(self.mean)
         if self.a != -self.b:
             # A width that was rounded up can lead past `b`. With symmetric bounds it is the exact double of `b`.
             block.clamp_(self.a, self.b)
+
+
+def centred_(block: Tensor, width: float, generator: torch.Generator | None) -> None:
+    """Fills a block with uniform numbers around zero.
+
+    Args:
+        block: A contiguous tensor of float32 or float64.
+        width: They reach from ``-width / 2`` up to, but not including, ``width / 2``, in steps of ``width * 2**-24``
+            for float32 and of ``width * 2**-53`` for float64.
+        generator: Of the block's device; None for torch's default generator.
+    """
+    if block.dtype is not torch.float32 or block.device.type != "cpu" or block.numel() < _MANY:
+        block.uniform_(generator=generator).sub_(0.5).mul_(width)
+        return
+    # `uniform_` takes 24 bits of one word after the other. 64 bits at a time, and vectors for what follows, take two
+    # thirds of its time. Signed integers lie around zero.
+    words = _as_words(block)
+    integers = words.random_(-(2**63), None, generator=generator).view(torch.int32)[: block.numel()]
+    block.view(-1).copy_(integers.bitwise_right_shift_(8)).mul_(width * 2**-24)
+
+
+def _as_words(block: Tensor) -> Tensor:
+    """Memory for 64 bits for every two numbers of a block: its own, where that can be."""
+    flat = block.view(-1)
+    if flat.numel() % 2 or flat.data_ptr() % 8 or flat.storage_offset() % 2:
+        return torch.empty((flat.numel() + 1) // 2, dtype=torch.int64, device=block.device)
+    return flat.view(torch.int64)
 
 
 def normal_law(mean: float, std: float) -> Law:

@@ -23,7 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lightning_init.initializers.laws import Law
+from lightning_init.initializers.laws import Law, centred_
 
 __all__ = ["TruncNormalLaw"]
 
@@ -58,6 +58,8 @@ class TruncNormalLaw(Law):
         a: The lower bound, ``-inf`` for none.
         b: The upper bound, not below ``a``, ``inf`` for none.
     """
+
+    drawn_apart = True
 
     loc: float
     scale: float
@@ -164,9 +166,9 @@ class TruncNormalLaw(Law):
 
     def _fill_by_inversion(self, block: Tensor, generator: torch.Generator | None) -> None:
         low, high = self._quantiles
-        # Uniform numbers are multiples of this twice over, from zero on: in the middle between two, they are symmetric.
-        half = torch.finfo(block.dtype).eps / 4
-        block.uniform_(0, high - low, generator=generator).add_(low + (high - low) * half)
+        centred_(block, high - low, generator)
+        # Half a step on they are symmetric.
+        block.add_((low + high) / 2 + (high - low) * torch.finfo(block.dtype).eps / 4)
         block.erfinv_().mul_(math.sqrt(2) * self.scale)
         if self.loc:
             block.add_(self.loc)
