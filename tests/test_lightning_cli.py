@@ -185,6 +185,7 @@ class TestConfigs:
             "sync": "broadcast",
             "log": ["table"],
             "probe": "example_input_array",
+            "threads": 2,
         }
         chosen = {name: given[name] for name in inspect.signature(InitWeightsCallback).parameters}
         (tmp_path / "config.yaml").write_text(

@@ -127,6 +127,10 @@ def another_seed_on_rank_one(folder: Path) -> None:
     fit_on_two([normal()], seed=mine(5, 6))
 
 
+def another_number_of_threads_on_rank_one(folder: Path) -> None:
+    init_weights(LitNet(), [normal()], seed=0, threads=mine(1, 2))
+
+
 def initialised_on_rank_one_already(folder: Path) -> None:
     module = LitNet()
     if rank() == 1:
@@ -287,6 +291,7 @@ CASES: tuple[Callable[[Path], None], ...] = (
     another_config_on_rank_one,
     another_model_on_rank_one,
     another_seed_on_rank_one,
+    another_number_of_threads_on_rank_one,
     initialised_on_rank_one_already,
     initialised_on_rank_zero_already_without_a_trainer,
     a_warning_that_is_an_error,
@@ -435,6 +440,10 @@ def test_another_seed_is_named(cases: Cases) -> None:
     assert "for the argument 'seed' (rank 1 against rank 0);" in failed_alike(
         cases["another_seed_on_rank_one"], "RankError"
     )
+
+
+def test_another_number_of_threads_is_no_fault(cases: Cases) -> None:
+    assert [error for error, _ in failed(cases["another_number_of_threads_on_rank_one"])] == ["", ""]
 
 
 @pytest.mark.parametrize(
