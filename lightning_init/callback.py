@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init import distributed, empty_init, fsdp
 from lightning_init.arguments import LABEL, checked
-from lightning_init.config import InitCfg, is_initialised, plain
+from lightning_init.carried import is_initialised
+from lightning_init.config import InitCfg, plain
 from lightning_init.engine import execute
 from lightning_init.errors import CheckpointError, InitConfigError, InitError
 from lightning_init.hooks import arm, configured, disarm, spare_meta

@@ -6,17 +6,15 @@ import copy
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import Fault, InitConfigError, did_you_mean
 from lightning_init.initializers.base import INITIALIZERS, Initializer, WeightInitializer
 from lightning_init.initializers.constant import ConstantInit
-from lightning_init.initializers.keep import KeepInit
+from lightning_init.rules import Rule
 from lightning_init.scope import NamePattern, Scope, layer_names, strings
 
-__all__ = ["InitCfg", "Rule", "carried_by", "is_initialised", "own_attribute", "parse", "plain", "read"]
+__all__ = ["InitCfg", "parse", "plain", "read"]
 
 InitCfg: TypeAlias = Initializer | Mapping[str, Any] | Sequence[Initializer | Mapping[str, Any]] | None
 """A config as a user writes it. LightningCLI understands an argument of this type, in YAML and on the command line."""
@@ -25,38 +23,6 @@ _SCOPE = ("layer", "name", "params")
 
 # Where a rule is faulty, so that what else is wrong can be looked for around it; it never comes to be executed.
 _STAND_IN = ConstantInit(0)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of an ``init_cfg``.
-
-    Attributes:
-        where: Where it was declared, such as ``"LitNet.init_cfg[0].override[1]"``.
-        initializer: What it writes.
-        scope: What it writes to, relative to the module that carries the config.
-        overrides: Rules that follow it.
-        is_override: It is one of those: everything at and below its ``name`` is meant, whatever the class.
-        bias_by_initializer: A ``bias`` in the scope is filled by the initializer itself, since the rule names nothing
-            else and gives no value for it.
-    """
-
-    where: str
-    initializer: Initializer
-    scope: Scope
-    overrides: tuple[Rule, ...] = ()
-    is_override: bool = False
-    bias_by_initializer: bool = False
-
-    @property
-    def is_pretrained(self) -> bool:
-        """It loads a checkpoint."""
-        return isinstance(self.initializer, PretrainedInit)
-
-    @property
-    def is_keep(self) -> bool:
-        """It protects what it covers."""
-        return isinstance(self.initializer, KeepInit)
 
 
 def plain(init_cfg: Any) -> Any:
@@ -299,30 +265,3 @@ def _imported(path: str) -> Any:
 
 def _shown(value: Any) -> str:
     return f"{value!r} ({type(value).__name__})"
-
-
-def carried_by(module: Any) -> Any:
-    """The ``init_cfg`` of a module's instance or class; None if it has none or an empty one."""
-    init_cfg = own_attribute(module, "init_cfg")
-    if isinstance(init_cfg, str | bytes):
-        return init_cfg
-    return None if isinstance(init_cfg, Mapping | Sequence) and len(init_cfg) == 0 else init_cfg
-
-
-def is_initialised(module: Any) -> bool:
-    """The module says that its weights are what they should be."""
-    return own_attribute(module, "is_init") is True
-
-
-def own_attribute(module: Any, name: str) -> Any:
-    """What a module's instance or class says itself under a name, properties included; None if nothing.
-
-    A ``__getattr__`` that hands out what a wrapped module has, as adapters do, would say it a second time.
-    """
-    if name not in vars(module) and not hasattr(type(module), name):
-        # Said of most modules, and an exception costs more.
-        return None
-    try:
-        return object.__getattribute__(module, name)
-    except AttributeError:
-        return None

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lightning_init import distributed
-from lightning_init.config import is_initialised
+from lightning_init.carried import is_initialised
 from lightning_init.gathering import reshard
 from lightning_init.ledger import warn
 from lightning_init.plan import InitPlan

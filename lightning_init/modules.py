@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from lightning_init.config import carried_by, plain
+from lightning_init.carried import carried_by
+from lightning_init.config import plain
 from lightning_init.engine import run_steps_of
 from lightning_init.methods import runs_steps
 

@@ -6,14 +6,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from lightning_init.carried import carried_by, is_initialised, own_attribute
 from lightning_init.checkpoint.base import Checkpoint, Reading
 from lightning_init.checkpoint.pretrained import PretrainedInit
-from lightning_init.config import Rule, carried_by, is_initialised, own_attribute, read
+from lightning_init.config import read
 from lightning_init.elsewhere import initialised_elsewhere
 from lightning_init.errors import Fault, InitError
 from lightning_init.initializers.base import WeightInitializer
 from lightning_init.methods import own_method
 from lightning_init.recipe import Recipe
+from lightning_init.rules import Rule
 from lightning_init.selection import Selection
 from lightning_init.steps import Call, Done, Fill, FillStep, Load, LoadStep, Step
 from lightning_init.text import some

@@ -14,10 +14,10 @@ from torch import nn
 from lightning_init import distributed
 from lightning_init.admission import refusals
 from lightning_init.calls import Calls
+from lightning_init.carried import is_initialised
 from lightning_init.checkpoint.base import Checkpoint
 from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
-from lightning_init.config import is_initialised
 from lightning_init.errors import InitConfigError
 from lightning_init.forest import Forest
 from lightning_init.ledger import Ledger, warn

@@ -9,9 +9,9 @@ from typing import Any
 
 from lightning_init.checkpoint.matching.target import Target
 from lightning_init.checkpoint.slots import target
-from lightning_init.config import Rule
 from lightning_init.errors import Fault, did_you_mean
 from lightning_init.outline import Outline
+from lightning_init.rules import Rule
 from lightning_init.scope import NamePattern, Scope, is_class
 from lightning_init.tree import Node, Slot, Tree, join, parameter_names
 from lightning_init.wrappers import class_name

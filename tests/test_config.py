@@ -22,10 +22,12 @@ from lightning_init import (
     PretrainedInit,
     init_weights,
 )
-from lightning_init.config import Rule, carried_by, parse, plain, read
+from lightning_init.carried import carried_by
+from lightning_init.config import parse, plain, read
 from lightning_init.initializers.keep import KeepInit
 from lightning_init.initializers.laws import ConstantLaw, Law
 from lightning_init.registry import Registry
+from lightning_init.rules import Rule
 from tests.models import Holder, linear, value, values
 
 

@@ -120,6 +120,8 @@ ORDER = [
     "checkpoint.inspection",
     "checkpoint.comparison",
     "checkpoint",
+    "carried",
+    "rules",
     "config",
     "recipe",
     "steps",
