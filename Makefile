@@ -15,14 +15,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SOURCES := $(wildcard lightning_init tests examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-init bench-loggers bench-sharded same lint types format clean
+.PHONY: help demo test bench bench-loading bench-loggers bench-sharded same lint types format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make test    run the tests and doctests"
-	@echo "make bench   time and memory of loading a 1 GiB checkpoint, against the usual ways"
-	@echo "make bench-init  time of initialising and measuring a model of 300 million parameters, against other ways"
+	@echo "make bench   time of initialising and measuring a model of 300 million parameters, against other ways"
+	@echo "make bench-loading  time and memory of loading a 1 GiB checkpoint, against the usual ways"
 	@echo "make bench-loggers  what the callback and its logging add to a fit, for each logger"
 	@echo "make bench-sharded  memory and reading of initialising a 1 GiB model on 4 ranks of FSDP2"
 	@echo "make same    the weights of one seed in every way to start a run, as a table of hashes"
@@ -38,10 +38,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m tests.benchmarks.pretrained $(ARGS)
-
-bench-init: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks.initialising $(ARGS)
+
+bench-loading: $(VENV)/.installed-test
+	$(BIN)/python -m tests.benchmarks.pretrained $(ARGS)
 
 bench-loggers: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks.loggers $(ARGS)

@@ -12,6 +12,8 @@ None of these libraries is imported for it.
 
 from __future__ import annotations
 
+import sys
+
 from torch import nn
 
 from lightning_init.tree import Node, Slot, Tree
@@ -40,7 +42,8 @@ def initialised_elsewhere(tree: Tree) -> dict[Slot, str]:
             found.update(dict.fromkeys(_parameters(tree, node), _LOADED))
         if _is_of("timm", type(node.module)) and "pretrained_cfg" in vars(node.module):
             found.update(dict.fromkeys(_parameters(tree, node), _BUILT))
-    for slot in tree.slots:
+    # What has not been imported has marked nothing.
+    for slot in tree.slots if "transformers" in sys.modules else ():
         if not slot.is_buffer and any(map(_is_marked, slot.tensors)):
             found[slot] = _LOADED
     for node in nodes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from lightning_init.parametrized import computed, original, parametrizations
 from lightning_init.wrappers import unwrap
 
 __all__ = ["Node", "Part", "Slot", "Tree", "join", "parameter", "parameter_names", "slots", "walk"]
+
+
+_Places: TypeAlias = tuple[tuple[nn.Module, str], ...]
 
 
 def join(*parts: str) -> str:
@@ -181,17 +185,21 @@ class Tree:
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
         """Every distinct parameter and persistent buffer, in the order of registration."""
-        found: dict[int, tuple[Tensor, list[tuple[nn.Module, str]], list[str], bool]] = {}
+        found: dict[int, tuple[Tensor, _Places, tuple[str, ...], bool]] = {}
         for path, node in self.below(self.root, self.root.path):
             module = node.module
             start = f"{path}." if path else ""
             for attribute, tensor, is_buffer in _held(module):
+                place, name = (module, attribute), start + attribute
                 known = found.get(id(tensor))
                 if known is None:
-                    found[id(tensor)] = tensor, [(module, attribute)], [start + attribute], is_buffer
+                    found[id(tensor)] = tensor, (place,), (name,), is_buffer
                 else:
-                    known[1].append((module, attribute))
-                    known[2].append(start + attribute)
+                    # A shared module is come by more than once.
+                    _, places, names, was_buffer = known
+                    places = places if place in places else (*places, place)
+                    names = names if name in names else (*names, name)
+                    found[id(tensor)] = tensor, places, names, was_buffer
         return tuple(_slot(*known) for known in found.values())
 
     def held(self, node: Node, *, with_buffers: bool = False) -> list[Slot]:
@@ -230,18 +238,16 @@ def _held(module: nn.Module) -> list[tuple[str, Tensor, bool]]:
     return found
 
 
-def _slot(tensor: Tensor, places: list[tuple[nn.Module, str]], names: list[str], is_buffer: bool) -> Slot:  # noqa: FBT001
-    if len(places) > 1:
-        # A shared module is come by more than once.
-        places, names = list(dict.fromkeys(places)), list(dict.fromkeys(names))
+def _slot(tensor: Tensor, places: _Places, names: tuple[str, ...], is_buffer: bool) -> Slot:  # noqa: FBT001 - a row
     module, attribute = places[0]
     plist = parametrizations(module).get(attribute) if "parametrizations" in module._modules else None
     if plist is not None:
-        return Slot(tuple(places), tuple(names), is_buffer, _parts(plist, attribute, names[0]))
-    slot = Slot(tuple(places), tuple(names), is_buffer)
+        return Slot(places, names, is_buffer, _parts(plist, attribute, names[0]))
+    slot = Slot(places, names, is_buffer)
     if not is_lazy(tensor):
         # They will be asked for, and the tensor is at hand.
-        vars(slot).update(shape=tuple(tensor.shape), dtype=tensor.dtype)
+        facts = vars(slot)
+        facts["shape"], facts["dtype"] = tuple(tensor.shape), tensor.dtype
     return slot
 
 
@@ -264,7 +270,9 @@ def slots(module: nn.Module) -> tuple[Slot, ...]:
 
 def parameter_names(module: nn.Module) -> list[str]:
     """The attributes of a module itself that hold a parameter, a parametrized one by its plain name."""
-    return [name for name, _, is_buffer in _held(module) if not is_buffer]
+    if "parametrizations" in module._modules or isinstance(module, ParametrizationList):
+        return [name for name, _, is_buffer in _held(module) if not is_buffer]
+    return [name for name, held in module._parameters.items() if held is not None]
 
 
 def parameter(module: nn.Module, name: str) -> Tensor:
