@@ -246,7 +246,8 @@ def _pieces(tensor: Tensor, law: Law, generators: BlockGenerators, areas: _Areas
         generator = generators(index)
         device = _device(parts[0][0], generator)
         target = _in_one_piece(parts[0], start, stop)
-        if target is not None and target.dtype in _DRAWN and device == target.device and not law.drawn_apart:
+        is_apart = law.drawn_apart and device.type == "cpu"
+        if target is not None and target.dtype in _DRAWN and device == target.device and not is_apart:
             law.fill(target, generator)
             return
         block = areas.area(stop - start, _drawn_in(tensor.dtype), device)

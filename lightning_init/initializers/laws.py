@@ -24,7 +24,8 @@ class Law(ABC):
     """A distribution of independent, equally distributed numbers.
 
     Attributes:
-        drawn_apart: The blocks of a large tensor are filled faster in memory that is in the cache, and copied from it.
+        drawn_apart: The blocks of a large tensor on the CPU are filled faster in memory that is in the cache, and copied
+            from it.
     """
 
     drawn_apart: ClassVar[bool] = False
