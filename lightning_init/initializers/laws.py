@@ -24,8 +24,7 @@ class Law(ABC):
     """A distribution of independent, equally distributed numbers.
 
     Attributes:
-        drawn_apart: The blocks of a large tensor on the CPU are filled faster in memory that is in the cache, and copied
-            from it.
+        drawn_apart: On the CPU, blocks of a large tensor are filled faster in memory that is in the cache, and copied.
     """
 
     drawn_apart: ClassVar[bool] = False
