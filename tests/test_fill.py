@@ -68,6 +68,19 @@ def test_strides_do_not_count(law: Law, dtype: torch.dtype) -> None:
     assert not gaps[:, 1::2].any()
 
 
+@pytest.mark.parametrize("law", [*LAWS, TruncNormalLaw(0, 1, -3.5, 3.5)])
+@pytest.mark.parametrize("shape", [(3, 5), (63, 65), (64, 64), (1, 4099), (181, 181), (BLOCK + 3, 1)])
+def test_neither_the_shape_nor_the_place_in_memory_counts(law: Law, shape: tuple[int, int]) -> None:
+    """Small ones are filled where they are, others elsewhere and copied; two numbers may be drawn at a time."""
+    numel = math.prod(shape)
+    expected = filled(torch.empty(numel), law)
+    assert torch.equal(filled(torch.empty(shape), law).flatten(), expected)
+    assert torch.equal(filled(torch.empty(shape[::-1]).t(), law).flatten(), expected)
+    for offset in (1, 2, 3):
+        assert torch.equal(filled(torch.empty(numel + 4)[offset : offset + numel], law), expected)
+    assert torch.equal(filled(torch.empty(2 * numel)[::2], law), expected)
+
+
 def test_a_flat_view_with_gaps() -> None:
     every_other = torch.zeros(2 * BLOCK + 600)[::2]
     assert torch.equal(filled(every_other), filled(torch.empty(BLOCK + 300)))

@@ -40,6 +40,7 @@ ORDER = [
     "values",
     "scope",
     "initializers.laws",
+    "initializers.dispatch",
     "initializers.truncated",
     "initializers.fill",
     "initializers.checks",

@@ -3,11 +3,14 @@ from __future__ import annotations
 import math
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
 from scipy import integrate, stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_init.initializers import dispatch
 from lightning_init.initializers.laws import ConstantLaw, Law, NormalLaw, UniformLaw, normal_law, uniform_law
 from lightning_init.initializers.truncated import TruncNormalLaw
 from lightning_init.rng import Stream
@@ -253,3 +256,25 @@ def test_a_uniform_law_as_wide_as_numbers_go_has_finite_moments() -> None:
     law = UniformLaw(-sys.float_info.max / 4, sys.float_info.max / 4)
     assert law.mean == 0
     assert math.isfinite(law.std)
+
+
+@pytest.mark.parametrize("law", [TruncNormalLaw(0, 1, -2, 2), TruncNormalLaw(0, 1, 3, 4)])
+def test_functions_are_called_once_before_many_threads_call_them(
+    law: TruncNormalLaw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OneMKL 2024.2 may give a thread a kernel of low precision, where several call a function for the first time."""
+    sizes: dict[str, list[int]] = {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__.rstrip("_")
+            if name in ("erfinv", "exp", "log1p"):
+                sizes.setdefault(f"{name} {args[0].dtype}", []).append(args[0].numel())
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(dispatch, "_settled", False)
+    with Watch():  # type: ignore[no-untyped-call]  # torch has not typed it
+        law.fill(torch.empty(1000), None)
+        law.fill(torch.empty(1000, dtype=torch.float64), None)
+    assert any(len(found) > 1 for found in sizes.values())
+    assert all(found[0] == 1 for found in sizes.values())

@@ -6,6 +6,7 @@ import copy
 import csv
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,34 @@ class TestRows:
 
 def through_pickle(report: InitReport) -> object:
     return pickle.loads(pickle.dumps(report))  # noqa: S301  # its own
+
+
+class TestRowsOfAKind:
+    """Layers that everybody uses have rows that are made for many of them at once."""
+
+    def test_they_are_those_that_any_other_class_has(self) -> None:
+        class Linear(nn.Linear):
+            """Of the same name, and a class of its own."""
+
+        class LayerNorm(nn.LayerNorm):
+            """Likewise."""
+
+        def rows(linear: type[nn.Linear], norm: type[nn.LayerNorm]) -> list[Row]:
+            parts = {name: nn.Sequential(linear(3, 3), norm(3), linear(3, 3)) for name in "abcd"}
+            parts["b"][0].weight.requires_grad = False
+            parts["b"][2].bfloat16()
+            parts["c"][2].weight = parts["c"][0].weight
+            net = nn.ModuleDict(parts)
+            rules = [
+                {"type": "Normal", "layer": "Linear", "override": {"name": "d", "type": "Constant", "val": 1}},
+                {"type": "Keep", "name": "a.2"},
+                {"type": "Uniform", "name": "c.0.bias"},
+            ]
+            return list(init_weights(net, rules, seed=0))
+
+        found = rows(nn.Linear, nn.LayerNorm)
+        assert found == rows(Linear, LayerNorm)
+        assert len({replace(row, name="") for row in found if row.name.endswith("0.weight")}) == 4
 
 
 class TestMeasuring:

@@ -23,6 +23,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lightning_init.initializers.dispatch import settle
 from lightning_init.initializers.laws import Law, centred_
 
 __all__ = ["TruncNormalLaw"]
@@ -155,6 +156,7 @@ class TruncNormalLaw(Law):
 
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""
+        settle()
         if self.a == self.b:
             block.fill_(self.a)
         elif self._is_inverted:
