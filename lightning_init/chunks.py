@@ -79,8 +79,7 @@ class Widener:
     """Copies chunks of one device to float64, always into the same memory."""
 
     def __init__(self) -> None:
-        self._flat = torch.empty(0, dtype=torch.float64, device="cpu")
-        self._shaped = self._flat
+        self._area = self._flat = self._shaped = torch.empty(0, dtype=torch.float64, device="cpu")
 
     def __call__(self, values: Tensor) -> Tensor:
         """The elements of a real tensor, flat; they are there until the next call."""
@@ -90,10 +89,9 @@ class Widener:
         return self._flat
 
     def _make_room(self, values: Tensor) -> None:
-        area = self._flat
-        if area.numel() < values.numel() or area.device != values.device:
-            area = torch.empty(values.numel(), dtype=torch.float64, device=values.device)
-        self._flat = area[: values.numel()]
+        if self._area.numel() < values.numel() or self._area.device != values.device:
+            self._area = torch.empty(values.numel(), dtype=torch.float64, device=values.device)
+        self._flat = self._area[: values.numel()]
         self._shaped = self._flat.view(values.shape)
 
 

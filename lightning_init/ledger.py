@@ -231,7 +231,7 @@ _ALIKE = (
 def _kind(slot: Slot, written: Written) -> tuple[object, ...] | None:
     """What makes the row of a slot, but for its name; None if there is more to it."""
     module, attribute = slot.places[0]
-    if type(module) not in _ALIKE or len(slot.places) > 1 or slot.parts:
+    if type(module) not in _ALIKE or len(slot.names) > 1 or slot.parts:
         return None
     tensor = slot.tensor
     # By identity: all that one rule wrote have the same object.

@@ -30,6 +30,7 @@ class Recipe:
         what: The declared initializer with the arguments that count.
         is_ours: The initializer is one of this library, whose arguments and laws are finite.
         is_by_law: It is filled by its law and nothing else.
+        is_quick: It is filled by a law of this library, and nothing has to be looked at afterwards.
         is_concurrent: A tensor may be filled while others are, as a whole: its numbers are not drawn in blocks.
     """
 
@@ -38,26 +39,24 @@ class Recipe:
     what: str
     is_ours: bool
     is_by_law: bool
+    is_quick: bool
     is_concurrent: bool
     _laws: dict[Shape, Law | None] = field(default_factory=dict, init=False)
     _obstacles: dict[tuple[Shape, torch.dtype], str | None] = field(default_factory=dict, init=False)
-
     _of_tensors: dict[tuple[Shape, torch.dtype], tuple[Law, int | None]] = field(default_factory=dict, init=False)
-
-    @property
-    def is_quick(self) -> bool:
-        """It is filled by a law of this library, and nothing has to be looked at afterwards."""
-        return self.is_by_law and (self.is_ours or self.is_bias)
 
     @classmethod
     def of(cls, initializer: WeightInitializer, *, is_bias: bool) -> Recipe:
         """The recipe for weights, or for biases."""
+        is_ours = type(initializer).__module__.partition(".")[0] == __package__
+        is_by_law = is_bias or type(initializer).write_ is LawInitializer.write_
         return cls(
             initializer,
             is_bias,
             initializer.describe_bias() if is_bias else initializer.describe(),
-            type(initializer).__module__.partition(".")[0] == __package__,
-            is_bias or type(initializer).write_ is LawInitializer.write_,
+            is_ours,
+            is_by_law,
+            is_by_law and (is_ours or (is_bias and type(initializer).bias_law is WeightInitializer.bias_law)),
             isinstance(initializer, TensorInitializer) and initializer.concurrent and not is_bias,
         )
 

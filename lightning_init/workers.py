@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from numbers import Integral
 from operator import itemgetter
 from typing import Generic, TypeVar
 
 import torch
 
+from lightning_init.errors import InitError
 from lightning_init.gradients import no_gradients
 
 __all__ = ["Workers", "in_turn", "one_core"]
@@ -32,10 +34,15 @@ class Workers:
 
     Args:
         count: The number of threads; by default that of torch (`torch.get_num_threads`). One means the calling thread.
+
+    Raises:
+        InitError: That is no number of threads.
     """
 
     def __init__(self, count: int | None = None) -> None:
-        self.count = torch.get_num_threads() if count is None else count
+        if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or count < 1):
+            raise InitError(f"threads: must be an integer from 1 on or None, got {count!r}")
+        self.count = torch.get_num_threads() if count is None else int(count)
         self._pool: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
@@ -57,9 +64,12 @@ class Workers:
             return [_without_gradients(piece) for piece in pieces]
         pool = self._pool = self._pool or _started(self.count)
         queue = _Queue(pieces)
-        # One task for a thread: each that is handed over costs more than a small piece.
-        futures = [pool.submit(_without_gradients, queue.work_off) for _ in range(min(self.count, len(pieces)))]
+        # Threads do not inherit this mode either, and what was made in it can be written in no other.
+        work_off = torch.inference_mode()(queue.work_off) if torch.is_inference_mode_enabled() else queue.work_off
+        futures: list[Future[None]] = []
         try:
+            # One task for a thread: each that is handed over costs more than a small piece.
+            futures.extend(pool.submit(_without_gradients, work_off) for _ in range(min(self.count, len(pieces))))
             # A Ctrl-C that another thread gets does not end a wait without an end.
             while wait(futures, _PATIENCE).not_done:
                 pass

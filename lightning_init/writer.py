@@ -13,10 +13,11 @@ from torch import nn
 from lightning_init import distributed
 from lightning_init.checkpoint.samples import sample
 from lightning_init.errors import Fault, InitConfigError
+from lightning_init.extents import Extents
 from lightning_init.finite import refuse_nan
 from lightning_init.garbage import uncollected
 from lightning_init.gradients import no_gradients
-from lightning_init.initializers.fill import Later, is_small
+from lightning_init.initializers.fill import Later, is_plain, is_small
 from lightning_init.ledger import Ledger, Written
 from lightning_init.recipe import Recipe
 from lightning_init.rng import Stream, isolated
@@ -60,18 +61,20 @@ class Writer:
         for claim in claims if self.replaced else ():
             self._refuse_replaced(claim)
         with uncollected(), no_gradients():
-            later, held = Later(), set[int]()
+            later, held = Later(), Extents()
             for claim in claims:
-                if held and not held.isdisjoint(_storages(claim)):
-                    # One may be a view of the other: the last one has to win.
+                is_quick = _is_quick(claim)
+                waits = not is_quick and _can_wait(claim)
+                # What is filled by other means may read what waits. Of two views of one memory the last one wins.
+                if later.pieces and (not (is_quick or waits) or held.meet(local(claim.slot.tensor))):
                     self.workers.run(later.pieces)
-                    later, held = Later(), set()
-                if _is_quick(claim):
+                    later, held = Later(), Extents()
+                if is_quick:
                     claim.recipe.write_small(claim.slot.tensor, self.seed, claim.slot.key)
                     self.ledger.filled(claim.slot.name, self._told(claim))
-                elif _can_wait(claim):
+                elif waits:
                     self._put_off(claim, later)
-                    held |= _storages(claim) if later.pieces else set()
+                    held.add(local(claim.slot.tensor))
                 else:
                     self._fill(claim)
             self.workers.run(later.pieces)
@@ -149,11 +152,6 @@ class Writer:
             raise InitConfigError([Fault(claim.source, told)])
 
 
-def _storages(claim: Fill) -> set[int]:
-    """Where the memory is that a claim writes."""
-    return {local(tensor).untyped_storage().data_ptr() for tensor in claim.slot.tensors}
-
-
 def _is_quick(claim: Fill) -> bool:
     """It is the case of most: a small tensor, of which nothing but its numbers has to be written."""
     slot = claim.slot
@@ -167,7 +165,7 @@ def _can_wait(claim: Fill) -> bool:
     """It can be filled later, beside others: nothing has to follow, and its device has no threads of its own."""
     slot, recipe = claim.slot, claim.recipe
     tensor = slot.tensor
-    if slot.parts or tensor.device.type != "cpu":
+    if slot.parts or tensor.device.type != "cpu" or not (is_plain(tensor) or is_sharded(tensor)):
         return False
     if recipe.is_concurrent:
         # What needs the whole of a tensor makes it on every rank, and several at once might be as large as the model.

@@ -174,6 +174,7 @@ ORDER = [
     "batches",
     "materialize",
     "admission",
+    "extents",
     "ledger",
     "foresight",
     "skipping",

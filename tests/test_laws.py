@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -278,3 +281,25 @@ def test_functions_are_called_once_before_many_threads_call_them(
         law.fill(torch.empty(1000, dtype=torch.float64), None)
     assert any(len(found) > 1 for found in sizes.values())
     assert all(found[0] == 1 for found in sizes.values())
+
+
+def test_uniform_numbers_of_hardly_any_width() -> None:
+    for numel in (100, 8192):
+        block = torch.empty(numel)
+        UniformLaw(-1e-38, 1e-38).fill(block, Stream(0, "w").generator(0))
+        assert float(block.abs().max()) <= 1e-38
+
+
+def test_other_vector_units_give_other_last_bits_at_most(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch; from lightning_init.initializers.truncated import TruncNormalLaw; "
+        "block = torch.empty(10**5); "
+        "TruncNormalLaw(0, 1, -2, 2).fill(block, torch.Generator().manual_seed(0)); torch.save(block, sys.argv[1])"
+    )
+    found = []
+    for units in ("AVX2", "AVX512"):
+        path = tmp_path / units
+        command = [sys.executable, "-c", code, str(path)]
+        subprocess.run(command, env={**os.environ, "MKL_ENABLE_INSTRUCTIONS": units}, check=True, timeout=120)
+        found.append(torch.load(path, weights_only=True))
+    torch.testing.assert_close(*found, rtol=2**-21, atol=0)

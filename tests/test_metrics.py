@@ -637,3 +637,9 @@ def test_the_number_of_threads_that_is_asked_for_does_not_count() -> None:
     ):
         one, *others = (moments_of_all(tensors, threads) for threads in (1, 2, 5, None))
         assert all(found == one for found in others)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
+def test_a_number_of_threads_is_one(threads: Any) -> None:
+    with pytest.raises(InitError, match=r"^threads: must be an integer from 1 on or None"):
+        moments_of_all({"x": torch.ones(3)}, threads)

@@ -131,6 +131,15 @@ class TestRowsOfAKind:
         assert found == rows(Linear, LayerNorm)
         assert len({replace(row, name="") for row in found if row.name.endswith("0.weight")}) == 4
 
+    @pytest.mark.parametrize("order", ["alone again shared", "again alone shared", "again shared alone"])
+    def test_a_module_with_two_names_is_none_of_them(self, order: str) -> None:
+        shared = nn.Linear(3, 3)
+        parts = {"alone": nn.Linear(3, 3), "again": shared, "shared": shared}
+        report = init_weights(nn.ModuleDict({name: parts[name] for name in order.split()}), constant(1))
+        first, second = [name for name in order.split() if name != "alone"]
+        assert report[f"{first}.weight"].aliases == (f"{second}.weight",)
+        assert report["alone.weight"].aliases == ()
+
 
 class TestMeasuring:
     def test_initialising_measures_nothing(self) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import BertConfig, BertModel
 
 from lightning_init import BaseModule, InitConfigError, InitWarning, init_weights, initialize, normal_init, tree
@@ -607,3 +609,55 @@ class TestMemoryOfTwoParameters:
         for _ in range(5):
             assert weights("first", "part", "last") == {**weights("part", "last"), "first": last}
             assert weights("part", "last")["last"] == last
+
+    def test_two_arrays_of_numpy_have_a_storage_each(self) -> None:
+        def weights(*names: str) -> dict[str, str]:
+            memory = np.zeros(2**20, dtype=np.float32)
+            net = Holder()
+            for name in names:
+                view = memory[8:] if name == "part" else memory
+                net.register_parameter(name, nn.Parameter(torch.from_numpy(view)))
+            init_weights(net, {"type": "Normal", "layer": "Holder", "params": "*"}, seed=0, threads=2)
+            return digests(net)
+
+        last = weights("last")["last"]
+        assert all(weights("part", "last")["last"] == last for _ in range(5))
+
+
+class _Beside(nn.Module):
+    """A parametrization that adds another weight of the same model."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.table.weight
+
+    def right_inverse(self, y: Tensor) -> Tensor:
+        return y - self.table.weight
+
+
+@pytest.mark.parametrize("size", [20, 300])
+def test_what_a_right_inverse_reads_is_there(size: int) -> None:
+    net = nn.Module()
+    net.beside = _Beside(size)
+    net.linear = nn.Linear(size, size)
+    parametrize.register_parametrization(net.linear, "weight", net.beside)
+    init_weights(net, {"type": "Normal", "layer": ["Linear", "Embedding"]}, seed=0)
+    assert abs(float(net.linear.weight.detach().std()) - 1) < 5 / size
+
+
+def test_within_inference_mode() -> None:
+    with torch.inference_mode():
+        net = nn.ModuleList(nn.Linear(300, 300) for _ in range(3))
+        init_weights(net, {"type": "Normal", "layer": "Linear"}, seed=0, threads=2)
+        assert all(abs(float(linear.state_dict()["weight"].std()) - 1) < 0.05 for linear in net)
+
+
+def test_tensors_of_a_class_of_their_own_are_filled_between_others() -> None:
+    net = nn.ModuleList(nn.Linear(300, 300, bias=False) for _ in range(3))
+    two = TwoTensor(torch.zeros(300, 300), torch.zeros(300, 300))
+    net[1].register_parameter("weight", nn.Parameter(two))
+    init_weights(net, {"type": "Normal", "layer": "Linear"}, seed=0, threads=2)
+    assert all(abs(float(weight.detach().std()) - 1) < 0.05 for weight in net.parameters())

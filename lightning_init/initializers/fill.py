@@ -31,6 +31,7 @@ __all__ = [
     "draw_",
     "fill_",
     "fill_whole_",
+    "is_plain",
     "is_small",
     "obstacle_of_placement",
     "refuse_place",
@@ -227,15 +228,14 @@ def draw_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Worker
             later.pieces.extend(_pieces(tensor, law, generators, later.areas))
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """It is a dense tensor and of no class of its own."""
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided
+
+
 def is_small(tensor: Tensor) -> bool:
     """The calling thread draws it where it is, sooner than it could hand it over."""
-    return (
-        type(tensor) in _PLAIN
-        and tensor.numel() < _WORTH_A_THREAD
-        and tensor.dtype in _DRAWN
-        and tensor.layout is torch.strided
-        and tensor.is_contiguous()
-    )
+    return is_plain(tensor) and tensor.numel() < _WORTH_A_THREAD and tensor.dtype in _DRAWN and tensor.is_contiguous()
 
 
 def _pieces(tensor: Tensor, law: Law, generators: BlockGenerators, areas: _Areas) -> Iterator[Callable[[], None]]:

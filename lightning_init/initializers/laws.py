@@ -18,6 +18,8 @@ __all__ = ["ConstantLaw", "Law", "NormalLaw", "UniformLaw", "centred_", "normal_
 
 # Of so few numbers, more steps cost more than they save.
 _MANY = 2**12
+# What is below has lost digits.
+_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class Law(ABC):
@@ -226,14 +228,15 @@ def centred_(block: Tensor, width: float, generator: torch.Generator | None) -> 
             for float32 and of ``width * 2**-53`` for float64.
         generator: Of the block's device; None for torch's default generator.
     """
-    if block.dtype is not torch.float32 or block.device.type != "cpu" or block.numel() < _MANY:
+    step = width * 2**-24
+    if block.dtype is not torch.float32 or block.device.type != "cpu" or block.numel() < _MANY or step < _SMALLEST:
         block.uniform_(generator=generator).sub_(0.5).mul_(width)
         return
     # `uniform_` takes 24 bits of one word after the other. 64 bits at a time, and vectors for what follows, take two
     # thirds of its time. Signed integers lie around zero.
     words = _as_words(block)
     integers = words.random_(-(2**63), None, generator=generator).view(torch.int32)[: block.numel()]
-    block.view(-1).copy_(integers.bitwise_right_shift_(8)).mul_(width * 2**-24)
+    block.view(-1).copy_(integers.bitwise_right_shift_(8)).mul_(step)
 
 
 def _as_words(block: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Where the interval holds a good part of the normal law and none of its tails, a number is the inverse of the
 distribution function of a uniform one: the inverse of the error function, in float32 or better, is exact there to a
-millionth of a standard deviation. (Below float32, or out in a tail, it puts what it cannot tell apart onto the bounds.)
+millionth of a standard deviation. Its last bit may be another one on CPUs with other vector units. (Below float32, or
+out in a tail, it puts what it cannot tell apart onto the bounds.)
 
 Elsewhere values are proposed and accepted or rejected, and the rejected ones drawn again (J. von Neumann, "Various
 techniques used in connection with random digits", 1951), which gives the law itself. The proposals are
