@@ -214,6 +214,6 @@ def _weights_differ(names: list[str]) -> str:
     return (
         f"ranks hold different weights after the initialisation: {some(names, 10)}; an init_weights that depends on "
         f"the rank, or on values that the constructors drew from differently seeded generators, does this "
-        f"(seed_everything helps against the latter); so do CPUs with different vector units, for orthogonal and truncated "
-        f"normal weights"
+        f"(seed_everything helps against the latter); so do CPUs with different vector units, for orthogonal and "
+        f"truncated normal weights"
     )
