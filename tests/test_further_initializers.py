@@ -19,6 +19,7 @@ from lightning_init.initializers.orthogonal import OrthogonalInit
 from lightning_init.initializers.residual import DepthScaledInit, ZeroLastInit
 from lightning_init.initializers.scaling import HeInit, LeCunInit, VarianceScalingInit
 from lightning_init.rng import Stream
+from tests.models import threads
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -65,18 +66,14 @@ class TestOrthogonal:
 
     @pytest.mark.parametrize("shape", [(300, 300), (900, 100)])
     def test_the_bits_do_not_depend_on_the_number_of_threads(self, shape: tuple[int, int]) -> None:
-        before = torch.get_num_threads()
         found: dict[int, list[Tensor]] = {1: [], 2: []}
-        try:
-            for count, weights in found.items():
-                torch.set_num_threads(count)
-                # A single weight is made in the calling thread, several side by side.
-                for size in (1, 2):
-                    net = nn.ModuleList(nn.Linear(*shape, bias=False) for _ in range(size))
+        for count, weights in found.items():
+            # A single weight is made in the calling thread, several side by side.
+            for size in (1, 2):
+                net = nn.ModuleList(nn.Linear(*shape, bias=False) for _ in range(size))
+                with threads(count):
                     init_weights(net, {"type": "Orthogonal", "layer": "Linear"}, seed=0)
-                    weights += [parameter.detach() for parameter in net.parameters()]
-        finally:
-            torch.set_num_threads(before)
+                weights += [parameter.detach() for parameter in net.parameters()]
         assert all(map(torch.equal, found[1], found[2]))
         assert not torch.equal(*found[1][1:])
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +115,29 @@ def test_ctrl_c_ends_what_has_not_begun(workers: Workers) -> None:
         signal.signal(signal.SIGINT, before)
     assert len(begun) == len(ended) < 60
     assert workers.run([lambda: 1, lambda: 2]) == [1, 2]
+
+
+def test_ctrl_c_while_work_is_handed_over(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def piece() -> None:
+        begun.append(True)
+        time.sleep(0.05)
+
+    workers.run([lambda: None] * 3)
+    submit = ThreadPoolExecutor.submit
+    calls = itertools.count()
+
+    def interrupted(self: ThreadPoolExecutor, work: Callable[..., Any], *args: Any) -> Future[Any]:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return submit(self, work, *args)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        workers.run([piece] * 40)
+    workers.close()
+    assert len(begun) < 40
 
 
 def test_a_closed_pool_leaves_no_thread_and_can_be_used_again(workers: Workers) -> None:
