@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["carried_by", "is_initialised", "own_attribute"]
+__all__ = ["SAID", "carried_by", "is_initialised", "own_attribute", "says_anything"]
+
+SAID = frozenset({"init_cfg", "init_weights", "is_init"})
+"""The attributes by which a module says something of its initialisation."""
+
+
+def says_anything(cls: type) -> bool:
+    """Whether a class says something of the initialisation of its modules."""
+    return any(hasattr(cls, name) for name in SAID)
 
 
 def carried_by(module: Any) -> Any:

@@ -14,7 +14,7 @@ from operator import itemgetter
 from torch import Tensor, nn
 
 from lightning_init.scope import NamePattern, Scope
-from lightning_init.tree import Node, Tree, join, parameter_names
+from lightning_init.tree import Node, Slot, Tree, join
 
 __all__ = ["Outline"]
 
@@ -32,14 +32,12 @@ class Outline:
 
     def __init__(self, tree: Tree, top: Node) -> None:
         self.places = list(tree.below(top))
-        self._parameters: dict[nn.Module, list[str]] = {}
+        self._tree = tree
 
     def names_at(self, position: int) -> list[str]:
         """The own names of the parameters of a module."""
-        module = self.places[position][1].module
-        if module not in self._parameters:
-            self._parameters[module] = parameter_names(module)
-        return self._parameters[module]
+        held = self._tree.held(self.places[position][1])
+        return [name for name, slot in held.items() if not slot.is_buffer]
 
     @cached_property
     def classes(self) -> dict[type, list[int]]:
@@ -56,15 +54,17 @@ class Outline:
         found = [at for at in self.classes.values() if scope.has_layer(self.places[at[0]][1].module)]
         return found[0] if len(found) == 1 else sorted(position for at in found for position in at)
 
-    def parameters(self, scope: Scope) -> Iterator[tuple[int, str]]:
-        """(position of the module, own name) of the parameters that a scope means."""
+    def parameters(self, scope: Scope) -> dict[Slot, str]:
+        """The parameters that a scope means, each with its own name in the module where it is met last."""
+        found: dict[Slot, str] = {}
         taken: dict[str, bool] = {}
         for position, only in self._of_layer_and_name(scope):
-            for name in self.names_at(position):
+            for name, slot in self._tree.held(self.places[position][1]).items():
                 if name not in taken:
                     taken[name] = scope.takes(name, ("weight", "bias"))
-                if taken[name] and (only is None or name in only):
-                    yield position, name
+                if taken[name] and not slot.is_buffer and (only is None or name in only):
+                    found[slot] = name
+        return found
 
     def _of_layer_and_name(self, scope: Scope) -> Iterator[tuple[int, set[str] | None]]:
         """Where a scope means parameters, and which of a module's own its name covers; None for all of them."""

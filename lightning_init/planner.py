@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
 
-from lightning_init.carried import carried_by, is_initialised, own_attribute
+from lightning_init.carried import SAID, carried_by, is_initialised, own_attribute, says_anything
 from lightning_init.checkpoint.base import Checkpoint, Reading
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.config import read
@@ -52,6 +53,7 @@ class Planner:
         self.kept: dict[Slot, str] = {}
         self.elsewhere = initialised_elsewhere(tree)
         self._kept_nodes: set[Node] = set()
+        self._passed: AbstractSet[Node] = frozenset()
         self._open = open_checkpoint
         self._given_label = label
         self._opened: dict[tuple[str, str | None, Reading], Checkpoint] = {}
@@ -82,16 +84,18 @@ class Planner:
 
         The steps of a module that is initialised already are skipped, so only the `Keep` rules at and below it count.
         """
-        every = _reached(top, lambda _: True)
-        skipped = {node for node in every if node is not top and is_initialised(node.module)}
-        asked = _reached(top, lambda node: node not in skipped) if skipped else every
+        every = self.tree.nodes.values() if top is self.tree.root else _reached(top, lambda _: True)
+        speaking = _speaking(every)
+        self._passed = _leading_to(speaking, every) if speaking.keys() - {top} else {top}
+        skipped = {node for node in speaking if node is not top and is_initialised(node.module)}
+        asked = _reached(top, lambda node: node not in skipped) if skipped else {top: None, **speaking}
         for node in asked:
             replaced = node is top and init_cfg is not None
             config = init_cfg if replaced else carried_by(node.module)
             if config is not None:
                 self._parse(node, config, self._given_label if replaced else self._label(node))
                 self._protect(node)
-        for node in every if skipped else ():
+        for node in speaking if skipped else ():
             config = None if node in asked else carried_by(node.module)
             if config is not None:
                 self._rules[node], _ = read(config, self._label(node))
@@ -139,7 +143,8 @@ class Planner:
             if not rule.is_pretrained:
                 steps += self._rule_steps(rule, node)
         for child in node.children.values():
-            steps += self._steps(child)
+            if child in self._passed:
+                steps += self._steps(child)
         method = own_method(node.module)
         if method.refused and with_method:
             self.notes.append(f"{self._selection(node).label}: {method.refused}")
@@ -164,7 +169,7 @@ class Planner:
 
     def _fill_step(self, rule: Rule, initializer: WeightInitializer, selection: Selection) -> FillStep:
         rule = self._resolved(rule, selection)
-        meant = dict(selection.parameters(rule.scope))
+        meant = selection.parameters(rule.scope)
         claims = []
         recipes = [Recipe.of(initializer, is_bias=is_bias) for is_bias in (False, True)]
         spared = () if rule.scope.name else self._spared(rule, meant)
@@ -182,6 +187,8 @@ class Planner:
 
     def _spared(self, rule: Rule, meant: Collection[Slot]) -> set[Slot]:
         """What another library has filled and a rule without a ``name`` leaves alone; told."""
+        if not self.elsewhere:
+            return set()
         found = {slot: self.elsewhere[slot] for slot in meant if slot in self.elsewhere and slot not in self.kept}
         for by, slots in _grouped(found).items():
             told = f"leaves alone what {by} has filled, {_names(slots)}; a rule with a `name` writes it"
@@ -193,7 +200,7 @@ class Planner:
 
     def _over_others(self, rule: Rule, slots: Iterable[Slot]) -> None:
         """Tells that a rule writes what another library has filled."""
-        found = {slot: self.elsewhere[slot] for slot in slots if slot in self.elsewhere}
+        found = {slot: self.elsewhere[slot] for slot in slots if slot in self.elsewhere} if self.elsewhere else {}
         for by, over in _grouped(found).items():
             self.notes.append(f"{rule.where}: writes over what {by} has filled: {_names(over)}")
 
@@ -239,7 +246,7 @@ class Planner:
     def _filled_by(self, override: Rule, selection: Selection) -> set[Slot]:
         """What an override writes over what its rule has loaded."""
         resolved, _ = selection.resolved(override)
-        return {slot for slot, _ in selection.parameters(resolved.scope)}
+        return set(selection.parameters(resolved.scope))
 
     def _checkpoint(self, initializer: PretrainedInit) -> Checkpoint:
         key = (str(initializer.checkpoint), initializer.sha256, initializer.reading)
@@ -257,6 +264,36 @@ def _reached(top: Node, enters: Callable[[Node], bool]) -> dict[Node, None]:
         if node not in found and enters(node):
             found[node] = None
             waiting.extend(reversed(node.children.values()))
+    return found
+
+
+def _speaking(nodes: Iterable[Node]) -> dict[Node, None]:
+    """The modules that say anything of their initialisation, which most do not."""
+    heard: dict[type, bool] = {}
+    found: dict[Node, None] = {}
+    for node in nodes:
+        module = node.module
+        cls = type(module)
+        if cls not in heard:
+            heard[cls] = says_anything(cls)
+        if heard[cls] or not SAID.isdisjoint(vars(module)):
+            found[node] = None
+    return found
+
+
+def _leading_to(nodes: Iterable[Node], every: Iterable[Node]) -> set[Node]:
+    """Modules, and all above them."""
+    parents: dict[Node, list[Node]] = {}
+    for node in every:
+        for child in node.children.values():
+            parents.setdefault(child, []).append(node)
+    found: set[Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += parents.get(node, ())
     return found
 
 

@@ -41,11 +41,9 @@ class Selection:
         """The name of the carrier, for messages."""
         return join(class_name(self.tree.root.module), self.carrier.path)
 
-    def parameters(self, scope: Scope) -> Iterator[tuple[Slot, str]]:
-        """(slot, own name) of the parameters of a scope, by default those called ``weight`` and ``bias``."""
-        slot_of, places = self.tree.slot_of, self.outline.places
-        for position, name in self.outline.parameters(scope) if scope else ():
-            yield slot_of[places[position][1].module, name], name
+    def parameters(self, scope: Scope) -> dict[Slot, str]:
+        """The parameters of a scope with their own names, by default those called ``weight`` and ``bias``."""
+        return self.outline.parameters(scope) if scope else {}
 
     def protected(self, scope: Scope) -> tuple[set[Node], list[Slot]]:
         """What a `Keep` rule covers: all at and below the modules it means, or their ``params``, or a parameter.
@@ -59,13 +57,12 @@ class Selection:
             for _, node in self.tree.below(top):
                 if not scope.params:
                     nodes.add(node)
-                for slot in self.tree.held(node, with_buffers=True):
-                    attributes = [name for module, name in slot.places if module is node.module]
-                    if not scope.params or any(scope.takes(name, ()) for name in attributes):
+                for name, slot in self.tree.held(node).items():
+                    if not scope.params or scope.takes(name, ()):
                         found.setdefault(slot)
-        for position, name in self.outline.parameters(scope) if scope.name else ():
+        for slot, name in self.outline.parameters(scope).items() if scope.name else ():
             if scope.takes(name, ()):
-                found.setdefault(self.tree.slot_of[self.outline.places[position][1].module, name])
+                found.setdefault(slot)
         return nodes, list(found)
 
     def modules(self, scope: Scope) -> list[Node]:
@@ -104,12 +101,11 @@ class Selection:
         names: dict[Slot, list[str]] = {}
         for path, node in self.outline.places:
             has_layer = scope.has_layer(node.module)
-            for slot in self.tree.held(node, with_buffers=True):
-                for attribute in (attribute for module, attribute in slot.places if module is node.module):
-                    name = join(path, attribute)
-                    names.setdefault(slot, []).append(name)
-                    if has_layer and scope.covers(name) and scope.takes(attribute, (attribute,)):
-                        inside.setdefault(slot, []).append(name)
+            for attribute, slot in self.tree.held(node).items():
+                name = join(path, attribute)
+                names.setdefault(slot, []).append(name)
+                if has_layer and scope.covers(name) and scope.takes(attribute, (attribute,)):
+                    inside.setdefault(slot, []).append(name)
         targets = [
             replace(_target(slot, inside.get(slot, every)), in_scope=slot in inside, is_spared=slot in spared)
             for slot, every in names.items()

@@ -17,7 +17,7 @@ from lightning_init.tree import Node, Slot
 __all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat", "settle"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Claim:
     """Somebody wants to write a slot.
 
@@ -32,7 +32,7 @@ class Claim:
     what: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Fill(Claim):
     """A rule fills a slot.
 
@@ -47,7 +47,7 @@ class Fill(Claim):
         return self.recipe.obstacle(self.slot.shape, self.slot.dtype)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Load(Claim):
     """A checkpoint fills a slot, or one part of a parametrized slot.
 

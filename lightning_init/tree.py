@@ -7,8 +7,8 @@ are the slot's *parts*.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
@@ -24,7 +24,9 @@ from lightning_init.wrappers import unwrap
 __all__ = ["Node", "Part", "Slot", "Tree", "join", "parameter", "parameter_names", "slots", "walk"]
 
 
-_Places: TypeAlias = tuple[tuple[nn.Module, str], ...]
+_Place: TypeAlias = tuple[nn.Module, str]
+
+_NO_PARTS: Mapping[str, Part] = {}
 
 
 def join(*parts: str) -> str:
@@ -50,7 +52,8 @@ class Part:
         return tensor
 
 
-@dataclass(frozen=True, eq=False)
+# Not frozen, since that would treble what it costs to make one; nothing changes it once its tree is there.
+@dataclass(eq=False)
 class Slot:
     """A distinct parameter or persistent buffer.
 
@@ -61,10 +64,10 @@ class Slot:
         parts: For a parametrized tensor, the tensors it is computed from, by their qualified names.
     """
 
-    places: tuple[tuple[nn.Module, str], ...]
+    places: tuple[_Place, ...]
     names: tuple[str, ...]
-    is_buffer: bool = False
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    is_buffer: bool
+    parts: Mapping[str, Part]
 
     @property
     def name(self) -> str:
@@ -124,7 +127,7 @@ class Slot:
         return self.tensors[0].dtype
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Node:
     """A distinct module.
 
@@ -136,7 +139,7 @@ class Node:
 
     module: nn.Module
     path: str
-    children: dict[str, Node] = field(default_factory=dict)
+    children: dict[str, Node]
 
 
 class Tree:
@@ -148,24 +151,31 @@ class Tree:
     """
 
     def __init__(self, root: nn.Module, path: str = "") -> None:
-        self.root = self._grow(unwrap(root), path, {})
+        # In the order of registration.
+        self._known: dict[int, Node] = {}
+        self._has_shared = False
+        self.root = self._grow(unwrap(root), path)
 
-    def _grow(self, module: nn.Module, path: str, known: dict[int, Node]) -> Node:
-        node = known[id(module)] = Node(module, path)
+    def _grow(self, module: nn.Module, path: str) -> Node:
+        children: dict[str, Node] = {}
+        node = self._known[id(module)] = Node(module, path, children)
+        start = f"{path}." if path else ""
         for name, child in module._modules.items():
             if child is None:
                 continue
             inner = unwrap(child)
-            node.children[name] = known.get(id(inner)) or self._grow(inner, join(path, name), known)
+            known = self._known.get(id(inner))
+            if known is None:
+                known = self._grow(inner, start + name)
+            else:
+                self._has_shared = True
+            children[name] = known
         return node
 
     @cached_property
     def nodes(self) -> dict[nn.Module, Node]:
         """Every distinct module, in the order of registration."""
-        found: dict[nn.Module, Node] = {}
-        for _, node in self.below(self.root):
-            found.setdefault(node.module, node)
-        return found
+        return {node.module: node for node in self._known.values()}
 
     def below(self, node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
         """(relative path, node) for a node and all below it, once for every path that leads there."""
@@ -182,34 +192,44 @@ class Tree:
                 ]
                 waiting += reversed(found)
 
-    @cached_property
+    def _places(self) -> Iterable[tuple[str, Node]]:
+        """(qualified name, node) of every place that a module is registered at."""
+        if self._has_shared:
+            return self.below(self.root, self.root.path)
+        return [(node.path, node) for node in self._known.values()]
+
+    @property
     def slots(self) -> tuple[Slot, ...]:
         """Every distinct parameter and persistent buffer, in the order of registration."""
-        found: dict[int, tuple[Tensor, _Places, tuple[str, ...], bool]] = {}
-        for path, node in self.below(self.root, self.root.path):
-            module = node.module
+        return self._found[0]
+
+    @cached_property
+    def _found(self) -> tuple[tuple[Slot, ...], dict[Node, dict[str, Slot]]]:
+        """The slots, and by their attributes those that each module itself holds."""
+        slots: dict[int, Slot] = {}
+        held: dict[Node, dict[str, Slot]] = {}
+        for path, node in self._places():
             start = f"{path}." if path else ""
-            for attribute, tensor, is_buffer in _held(module):
-                place, name = (module, attribute), start + attribute
-                known = found.get(id(tensor))
-                if known is None:
-                    found[id(tensor)] = tensor, (place,), (name,), is_buffer
+            of_node = held[node] = {}
+            for attribute, tensor, is_buffer in _held(node.module):
+                place, name = (node.module, attribute), start + attribute
+                slot = slots.get(id(tensor))
+                if slot is None:
+                    slot = slots[id(tensor)] = _slot(tensor, place, name, is_buffer)
                 else:
                     # A shared module is come by more than once.
-                    _, places, names, was_buffer = known
-                    places = places if place in places else (*places, place)
-                    names = names if name in names else (*names, name)
-                    found[id(tensor)] = tensor, places, names, was_buffer
-        return tuple(_slot(*known) for known in found.values())
+                    slot.places = slot.places if place in slot.places else (*slot.places, place)
+                    slot.names = slot.names if name in slot.names else (*slot.names, name)
+                of_node[attribute] = slot
+        return tuple(slots.values()), held
 
-    def held(self, node: Node, *, with_buffers: bool = False) -> list[Slot]:
-        """The slots that a module itself holds."""
-        names = [*parameter_names(node.module), *(node.module._buffers if with_buffers else ())]
-        return [self.slot_of[node.module, name] for name in names if (node.module, name) in self.slot_of]
+    def held(self, node: Node) -> Mapping[str, Slot]:
+        """The slots that a module itself holds, by their attributes, parameters first."""
+        return self._found[1][node]
 
     def part(self, node: Node) -> tuple[Slot, ...]:
         """The slots at and below a module, in the order of registration."""
-        found = (slot for _, below in self.below(node) for slot in self.held(below, with_buffers=True))
+        found = (slot for _, below in self.below(node) for slot in self.held(below).values())
         return tuple(dict.fromkeys(found))
 
     def covered(self, node: Node) -> frozenset[Slot]:
@@ -224,30 +244,30 @@ class Tree:
 
 def _held(module: nn.Module) -> list[tuple[str, Tensor, bool]]:
     """(attribute, a tensor that identifies the slot, is it a buffer) of a module itself."""
+    parameters, buffers = module._parameters, module._buffers
     if isinstance(module, ParametrizationList):
         # Its originals are parts of the parametrized slot; a buffer stands only where the original was one.
         return []
-    found: list[tuple[str, Tensor, bool]]
-    found = [(name, tensor, False) for name, tensor in module._parameters.items() if tensor is not None]
+    found = [(name, tensor, False) for name, tensor in parameters.items() if tensor is not None] if parameters else []
     if "parametrizations" in module._modules:
         originals = {name: original(plist) for name, plist in parametrizations(module).items()}
         found += [(name, tensor, not isinstance(tensor, nn.Parameter)) for name, tensor in originals.items()]
-    for name, buffer in module._buffers.items():
+    for name, buffer in buffers.items() if buffers else ():
         if buffer is not None and name not in module._non_persistent_buffers_set:
             found.append((name, buffer, True))
     return found
 
 
-def _slot(tensor: Tensor, places: _Places, names: tuple[str, ...], is_buffer: bool) -> Slot:  # noqa: FBT001 - a row
-    module, attribute = places[0]
+def _slot(tensor: Tensor, place: _Place, name: str, is_buffer: bool) -> Slot:  # noqa: FBT001 - a row
+    module, attribute = place
     plist = parametrizations(module).get(attribute) if "parametrizations" in module._modules else None
     if plist is not None:
-        return Slot(places, names, is_buffer, _parts(plist, attribute, names[0]))
-    slot = Slot(places, names, is_buffer)
+        return Slot((place,), (name,), is_buffer, _parts(plist, attribute, name))
+    slot = Slot((place,), (name,), is_buffer, _NO_PARTS)
     if not is_lazy(tensor):
-        # They will be asked for, and the tensor is at hand.
-        facts = vars(slot)
-        facts["shape"], facts["dtype"] = tuple(tensor.shape), tensor.dtype
+        # They will be asked for, and the tensor is at hand. `once` gives way to what an instance has.
+        slot.shape = tuple(tensor.shape)  # type: ignore[assignment]
+        slot.dtype = tensor.dtype  # type: ignore[assignment]
     return slot
 
 

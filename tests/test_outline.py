@@ -17,7 +17,7 @@ from lightning_init import build_plan, init_weights
 from lightning_init.outline import Outline
 from lightning_init.scope import NamePattern, Scope
 from lightning_init.selection import Selection
-from lightning_init.tree import Tree, join, parameter_names
+from lightning_init.tree import Slot, Tree, join, parameter_names
 from tests.models import Holder
 
 
@@ -38,14 +38,14 @@ REGULAR = [r"re:.*", r"re:(blocks\.1)?", r"re:blocks\.\d$", r"re:.*\.fc\d", r"re
 ODD = [".head", "head.", "blocks..fc", "nothing", "blocks.fc", "head.weight.x"]
 
 
-def by_every_name(tree: Tree, scope: Scope) -> list[tuple[str, str]]:
-    return [
-        (path, name)
+def by_every_name(tree: Tree, scope: Scope) -> dict[Slot, str]:
+    return {
+        tree.slot_of[node.module, name]: name
         for path, node in tree.below(tree.root)
         if scope.has_layer(node.module)
         for name in parameter_names(node.module)
         if scope.takes(name, ("weight", "bias")) and scope.covers(join(path, name))
-    ]
+    }
 
 
 @pytest.mark.parametrize("layer", [(), ("LayerNorm", "Linear")])
@@ -56,8 +56,7 @@ def test_it_finds_what_looking_at_every_name_finds(layer: tuple[str, ...], param
     names = list(selection.names())
     for text in [*PATTERNS, *REGULAR, *ODD]:
         scope = Scope(layer, NamePattern(text), params)
-        found = [(outline.places[at][0], name) for at, name in outline.parameters(scope)]
-        assert found == by_every_name(tree, scope), text
+        assert [*outline.parameters(scope).items()] == [*by_every_name(tree, scope).items()], text
         assert outline.covers_any(NamePattern(text)) == any(map(scope.covers, names)), text
         assert [node.path for node in selection.modules(scope)] == [*modules_by_every_name(tree, scope)], text
 
