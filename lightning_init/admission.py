@@ -14,6 +14,7 @@ from lightning_init.rng import Stream
 from lightning_init.settings import Settings
 from lightning_init.sharding import is_sharded
 from lightning_init.steps import Call, Claim, Fill, Load
+from lightning_init.tree import Slot
 from lightning_init.values import trial
 
 __all__ = ["refusals"]
@@ -38,8 +39,8 @@ def refusals(plan: InitPlan, settings: Settings, *, gets_storage: bool, is_part:
         untouched = [] if is_part else plan.untouched()
         faults += [Fault(name, "no rule writes it (require_all)") for name in untouched]
         faults += [Fault(key, "nothing takes this key (require_all)") for key in plan.unexpected()]
-    looked_at = (_unwritable(claim, gets_storage=gets_storage) for claim in plan.claims if claim in plan.executed)
-    faults += filter(None, looked_at)
+    unusual = [claim for claim in plan.claims if claim in plan.executed and not _is_usual(claim.slot)]
+    faults += filter(None, (_unwritable(claim, gets_storage=gets_storage) for claim in unusual))
     if not gets_storage:
         faults += [fault for call in plan.calls for fault in _lost(call, plan)]
     return faults
@@ -52,12 +53,17 @@ def _lost(call: Call, plan: InitPlan) -> Iterator[Fault]:
         yield Fault(call.source, f"{min(lost)!r} {_META}")
 
 
+def _is_usual(slot: Slot) -> bool:
+    """It is a parameter with storage, and nothing else."""
+    if slot.parts:
+        return False
+    tensor = slot.tensor
+    return type(tensor) is nn.Parameter and not tensor.is_meta
+
+
 def _unwritable(claim: Claim, *, gets_storage: bool) -> Fault | None:
     """What keeps a claim from being written to the module as it is now."""
     slot = claim.slot
-    if not slot.parts and type(slot.tensor) is nn.Parameter and not slot.tensor.is_meta:
-        # Nearly always.
-        return None
     tensors = slot.tensors
     is_meta = any(tensor.is_meta for tensor in tensors)
     reason = next(filter(None, map(obstacle_of_placement, tensors)), None)

@@ -44,7 +44,9 @@ def initialised_elsewhere(tree: Tree) -> dict[Slot, str]:
             found.update(dict.fromkeys(_parameters(tree, node), _BUILT))
     # What has not been imported has marked nothing.
     for slot in tree.slots if "transformers" in sys.modules else ():
-        if not slot.is_buffer and any(map(_is_marked, slot.tensors)):
+        if slot.is_buffer:
+            continue
+        if any(map(_is_marked, slot.tensors)) if slot.parts else _is_marked(slot.tensor):
             found[slot] = _LOADED
     for node in nodes:
         for name in getattr(node.module, "adapter_layer_names", ()) if _is_of("peft", type(node.module)) else ():

@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_init import distributed
 from lightning_init.carried import is_initialised
+from lightning_init.garbage import uncollected
 from lightning_init.gathering import reshard
 from lightning_init.ledger import warn
 from lightning_init.plan import InitPlan
@@ -154,11 +155,13 @@ def execute(
         storage: What tensors on ``meta`` get; without it they are errors.
         tell: Takes the lines of information, on rank zero.
     """
-    reshard(module)
-    tree = Tree(module)
+    with uncollected():
+        reshard(module)
+        tree = Tree(module)
     run = Run(tree, settings, storage or Storage(), init_cfg)
     shapes = ExitStack()
 
+    @uncollected()
     def prepare() -> InitPlan:
         shapes.enter_context(unflattened(module))
         if not alone:

@@ -25,7 +25,7 @@ def foreseen(plan: InitPlan, tree: Tree) -> tuple[Finding, ...]:
         if isinstance(step, FillStep):
             for claim in step.claims:
                 if claim in plan.executed:
-                    ledger.filled(claim.slot.name, Written.by_rule(claim.source, claim.recipe, claim.slot))
+                    ledger.filled(claim)
         elif isinstance(step, LoadStep):
             ledger.read(step, [(claim.slot.name, claim.what) for claim in step.claims if claim in plan.executed])
         elif isinstance(step, Call):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_init import distributed
 from lightning_init.errors import InitError
 from lightning_init.sharding import copy_, described, is_sharded, whole
-from lightning_init.wrappers import every_module
+from lightning_init.wrappers import every_module, of_classes
 
 __all__ = ["gathered", "joined", "reshard"]
 
@@ -30,9 +30,8 @@ def reshard(module: nn.Module) -> None:
         return
     from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415  # not in every build of torch
 
-    for part in every_module(module):
-        if isinstance(part, FSDPModule):
-            part.reshard()
+    for part in of_classes(every_module(module), lambda cls: issubclass(cls, FSDPModule)):
+        part.reshard()  # type: ignore[operator]  # a method of that class
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import nn
@@ -16,12 +16,11 @@ from lightning_init.digests import digest
 from lightning_init.errors import Fault, InitConfigError, InitWarning
 from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan
-from lightning_init.recipe import Recipe
 from lightning_init.report import Coverage, Expected, InitReport, Row
 from lightning_init.report.roles import is_scale, padding, units
 from lightning_init.settings import Settings
 from lightning_init.sharding import described, is_copied, is_sharded
-from lightning_init.steps import LoadStep
+from lightning_init.steps import Fill, LoadStep
 from lightning_init.text import some
 from lightning_init.tree import Node, Slot, Tree
 from lightning_init.wrappers import class_name
@@ -46,11 +45,12 @@ class Written:
     is_random: bool = False
 
     @classmethod
-    def by_rule(cls, source: str, recipe: Recipe, slot: Slot) -> Written:
+    def by_rule(cls, claim: Fill) -> Written:
         """A rule has filled a slot."""
+        slot, recipe = claim.slot, claim.recipe
         # What a parametrization makes of the numbers, nobody knows.
         law = None if slot.parts else recipe.expected(slot.shape)
-        return cls(source, recipe.what, Expected.of(law), recipe.is_random(slot.shape))
+        return cls(claim.source, recipe.what, Expected.of(law), recipe.is_random(slot.shape))
 
 
 _BY_NOBODY = Written(None)
@@ -62,7 +62,7 @@ class Ledger:
 
     Attributes:
         settings: How the initialisation is run.
-        written: Who wrote a parameter last.
+        written: Who wrote a parameter last; a claim where that was a rule.
         kept: The places of the rules that protect parameters.
         elsewhere: The libraries that had filled parameters.
         loaded: The places of the rules whose checkpoint a parameter holds now.
@@ -74,7 +74,7 @@ class Ledger:
     """
 
     settings: Settings
-    written: dict[str, Written] = field(default_factory=dict)
+    written: dict[str, Written | Fill] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=dict)
     loaded: dict[str, str] = field(default_factory=dict)
@@ -98,10 +98,11 @@ class Ledger:
         self.overwrites.update({slot.name: by for slot, by in plan.overwrites.items()})
         return fresh
 
-    def filled(self, name: str, by: Written) -> None:
+    def filled(self, claim: Fill) -> None:
         """A rule filled a parameter."""
+        name = claim.slot.name
         self.loaded.pop(name, None)
-        self.written[name] = by
+        self.written[name] = claim
 
     def read(self, step: LoadStep, names: Iterable[tuple[str, str]]) -> None:
         """A checkpoint was loaded into parameters, given with the initializer that says so."""
@@ -165,9 +166,10 @@ class Ledger:
             InitConfigError: Nothing wrote a parameter of the tree, which ``require_all`` forbids; methods can be
                 judged only now.
         """
-        slots = tree.slots if at is None else tree.part(at)
-        rows = list(self._rows(slot for slot in slots if not slot.is_buffer))
-        untouched = [row.name for row in rows if row.source is None and not row.kept_by]
+        slots = [slot for slot in (tree.slots if at is None else tree.part(at)) if not slot.is_buffer]
+        names = [slot.name for slot in slots]
+        like = self._rows(slots)
+        untouched = [name for name, row in zip(names, like, strict=True) if row.source is None and not row.kept_by]
         if at is None and self.settings.require_all and untouched:
             raise InitConfigError([Fault(name, "nothing wrote it (require_all)") for name in untouched])
         notes = list(self.notes)
@@ -176,25 +178,30 @@ class Ledger:
             notes.append(f"{len(untouched)} {told}: {some(untouched, 10)}")
         module: nn.Module = (tree.root if at is None else at).module
         checkpoints = [_coverage(step) for step in self.loads]
+        # Of a large model it takes longer to make the rows than to draw small tensors.
+        rows = partial(_named, like, names)
         return InitReport(module, rows, checkpoints=checkpoints, warnings=self.warnings, notes=notes, seed=seed)
 
-    def _rows(self, slots: Iterable[Slot]) -> Iterator[Row]:
-        """The rows of slots. Most are of a few kinds, and differ within one by their names alone."""
+    def _rows(self, slots: Iterable[Slot]) -> list[Row]:
+        """The rows of slots, up to their names. Most slots are of a few kinds, and one row serves all of a kind."""
+        rows: list[Row] = []
         kinds: dict[tuple[object, ...], Row] = {}
         special = {*self.kept, *self.elsewhere, *self.overwrites}
         for slot in slots:
-            written = self.written.get(slot.name, _BY_NOBODY)
-            kind = None if slot.name in special else _kind(slot, written)
-            if kind is None:
-                yield self._row(slot, written)
-                continue
-            alike = kinds.get(kind)
-            if alike is None:
-                alike = kinds[kind] = self._row(slot, written)
-            yield alike.named(slot.name)
+            name = slot.name
+            by = self.written.get(name, _BY_NOBODY)
+            kind = None if name in special else _kind(slot, by)
+            row = kinds.get(kind) if kind else None
+            if row is None:
+                row = self._row(slot, by)
+                if kind:
+                    kinds[kind] = row
+            rows.append(row)
+        return rows
 
-    def _row(self, slot: Slot, written: Written) -> Row:
+    def _row(self, slot: Slot, by: Written | Fill) -> Row:
         name, tensors = slot.name, slot.tensors
+        written = Written.by_rule(by) if isinstance(by, Fill) else by
         is_written = written is not _BY_NOBODY
         return Row(
             name,
@@ -228,14 +235,20 @@ _ALIKE = (
 )
 
 
-def _kind(slot: Slot, written: Written) -> tuple[object, ...] | None:
+def _named(like: Iterable[Row], names: Iterable[str]) -> Iterator[Row]:
+    for row, name in zip(like, names, strict=True):
+        yield row if row.name == name else row.named(name)
+
+
+def _kind(slot: Slot, by: Written | Fill) -> tuple[object, ...] | None:
     """What makes the row of a slot, but for its name; None if there is more to it."""
     module, attribute = slot.places[0]
     if type(module) not in _ALIKE or len(slot.names) > 1 or slot.parts:
         return None
     tensor = slot.tensor
-    # By identity: all that one rule wrote have the same object.
-    return type(module), attribute, slot.shape, slot.dtype, tensor.device, tensor.requires_grad, id(written)
+    # By identity: all weights that one rule wrote have the same recipe.
+    writer = by.recipe if isinstance(by, Fill) else by
+    return type(module), attribute, slot.shape, slot.dtype, tensor.device, tensor.requires_grad, id(writer)
 
 
 @lru_cache(maxsize=64)

@@ -31,7 +31,7 @@ class Outline:
     """
 
     def __init__(self, tree: Tree, top: Node) -> None:
-        self.places = list(tree.below(top))
+        self.places = tree.below(top)
         self._tree = tree
 
     def names_at(self, position: int) -> list[str]:
@@ -58,8 +58,9 @@ class Outline:
         """The parameters that a scope means, each with its own name in the module where it is met last."""
         found: dict[Slot, str] = {}
         taken: dict[str, bool] = {}
+        places, held = self.places, self._tree.held
         for position, only in self._of_layer_and_name(scope):
-            for name, slot in self._tree.held(self.places[position][1]).items():
+            for name, slot in held(places[position][1]).items():
                 if name not in taken:
                     taken[name] = scope.takes(name, ("weight", "bias"))
                 if taken[name] and not slot.is_buffer and (only is None or name in only):
@@ -166,8 +167,9 @@ class Outline:
     @cached_property
     def hooked(self) -> list[tuple[int, str]]:
         """Where the modules are whose weight an old hook computes, and the name of what it is computed from."""
-        found = ((position, _hooked(node.module)) for position, (_, node) in enumerate(self.places))
-        return [(position, name) for position, name in found if name is not None]
+        # The hooks leave what they computed last as a plain attribute.
+        found = [position for position, (_, node) in enumerate(self.places) if "weight" in vars(node.module)]
+        return [(position, name) for position in found if (name := _hooked(self.places[position][1].module))]
 
 
 def _between(positions: list[int], within: range) -> list[int]:
@@ -180,7 +182,6 @@ def _is_below(path: str, other: str) -> bool:
 
 
 def _hooked(module: nn.Module) -> str | None:
-    # The hooks leave what they computed last as a plain attribute.
-    if not isinstance(vars(module).get("weight"), Tensor):
+    if not isinstance(vars(module)["weight"], Tensor):
         return None
     return next((name for name in ("weight_v", "weight_orig") if name in module._parameters), None)

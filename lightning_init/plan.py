@@ -114,7 +114,7 @@ class InitPlan:
     @property
     def claims(self) -> list[Claim]:
         """All claims in writing order."""
-        return list(claims_of(flat(self.steps)))
+        return claims_of(flat(self.steps))
 
     @property
     def calls(self) -> list[Call]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,8 +107,7 @@ def make_plan(
     planner.kept.update(so_far.kept)
     steps = planner.alone(node, init_cfg) if alone else planner.whole(node, init_cfg, with_method=with_method)
     executed = settle(steps)
-    checked = (_check(claim) for claim in claims_of(flat(steps)) if claim in executed)
-    faults = [*planner.faults, *filter(None, checked)]
+    faults = planner.faults + _obstacles(claim for claim in claims_of(flat(steps)) if claim in executed)
     if faults:
         raise InitConfigError(faults + planner.checkpoint_faults)
     if planner.checkpoint_faults:
@@ -129,14 +128,19 @@ def make_plan(
     )
 
 
-def _check(claim: Claim) -> Fault | None:
-    """What keeps a claim from being executed."""
-    slot = claim.slot
-    if not slot.shape and slot.is_lazy:
-        told = f"{slot.name!r} has no shape yet; run one batch through the model before initialising"
-        return Fault(claim.source, told)
-    obstacle = claim.obstacle() if isinstance(claim, Fill) else None
-    return Fault(claim.source, f"cannot fill {slot.name!r}: {obstacle}") if obstacle else None
+def _obstacles(claims: Iterable[Claim]) -> list[Fault]:
+    """What keeps claims from being executed."""
+    faults = []
+    for claim in claims:
+        slot = claim.slot
+        if not slot.shape and slot.is_lazy:
+            told = f"{slot.name!r} has no shape yet; run one batch through the model before initialising"
+            faults.append(Fault(claim.source, told))
+        elif isinstance(claim, Fill):
+            obstacle = claim.recipe.obstacle(slot.shape, slot.dtype)
+            if obstacle:
+                faults.append(Fault(claim.source, f"cannot fill {slot.name!r}: {obstacle}"))
+    return faults
 
 
 def _over_checkpoints(

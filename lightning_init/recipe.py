@@ -12,7 +12,7 @@ from lightning_init.errors import InitError
 from lightning_init.initializers.base import LawInitializer, TensorInitializer, WeightInitializer
 from lightning_init.initializers.fill import Later, can_hold, draw_, refuse_place
 from lightning_init.initializers.laws import ConstantLaw, Law
-from lightning_init.rng import Stream
+from lightning_init.rng import Stream, lent
 from lightning_init.workers import Workers, in_turn
 
 __all__ = ["Recipe"]
@@ -116,14 +116,15 @@ class Recipe:
         Raises:
             InitError: It cannot be filled, for a reason that `obstacle` tells.
         """
-        law, words = self._ready(tensor)
-        if isinstance(law, ConstantLaw):
-            tensor.fill_(law.value)
+        ready = self._of_tensors.get((tensor.shape, tensor.dtype))
+        law, words = self._ready(tensor) if ready is None else ready
+        if words == 0:
+            law.fill(tensor, None)
         elif words is None:
             law.fill(tensor.view(-1), Stream(seed, name).generator(0))
         else:
             # Our laws that know their words take elements one by one, and to flatten takes as long as to draw.
-            law.fill(tensor, Stream(seed, name).lent(0, words))
+            law.fill(tensor, lent(seed, name, 0, words))
 
     def _ready(self, tensor: Tensor) -> tuple[Law, int | None]:
         """The law of a tensor, and how many words it takes."""
@@ -136,5 +137,5 @@ class Recipe:
                 raise InitError(reason)
             law = self.expected(shape)
             assert law is not None  # noqa: S101 - neither for biases nor for a `LawInitializer`
-            found = self._of_tensors[key] = law, law.words(tensor.numel())
+            found = self._of_tensors[key] = law, law.words(tensor.numel(), tensor.dtype)
         return found

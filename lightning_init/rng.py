@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "Stream", "draw_seed", "isolated"]
+__all__ = ["BLOCK", "Stream", "draw_seed", "isolated", "lent"]
 
 BLOCK = 2**18
 """Elements that one generator draws."""
@@ -62,12 +62,19 @@ class Stream:
             block: The block.
             words: How many words will be drawn from it at most; only so many are made, if it is a CPU's.
         """
-        if self.device.type != "cpu":
-            return self.generator(block)
-        return _desk.lend(self._key(block), min(words, _WORDS))
+        return lent(self.seed, self.name, block, words) if self.device.type == "cpu" else self.generator(block)
 
     def _key(self, block: int) -> str:
-        return f"{_PREFIX}{self.seed}|{self.name}|{block}"
+        return _key(self.seed, self.name, block)
+
+
+def lent(seed: int, name: str, block: int, words: int) -> torch.Generator:
+    """What a `Stream` of the CPU lends, without the stream, which costs as much as a few numbers."""
+    return _desk.lend(_key(seed, name, block), min(words, _WORDS))
+
+
+def _key(seed: int, name: str, block: int) -> str:
+    return f"{_PREFIX}{seed}|{name}|{block}"
 
 
 def _generator(key: str, device: torch.device) -> torch.Generator:

@@ -42,10 +42,6 @@ class Fill(Claim):
 
     recipe: Recipe
 
-    def obstacle(self) -> str | None:
-        """Why the slot cannot be filled; None if it can."""
-        return self.recipe.obstacle(self.slot.shape, self.slot.dtype)
-
 
 @dataclass(eq=False)
 class Load(Claim):
@@ -167,11 +163,13 @@ class Done:
 Step: TypeAlias = FillStep | LoadStep | Call | Done
 
 
-def claims_of(steps: Iterable[Step]) -> Iterator[Claim]:
+def claims_of(steps: Iterable[Step]) -> list[Claim]:
     """The claims in writing order, without those that only a method would make."""
+    found: list[Claim] = []
     for step in steps:
         if isinstance(step, FillStep | LoadStep):
-            yield from step.claims
+            found += step.claims
+    return found
 
 
 def flat(steps: Sequence[Step]) -> Iterator[Step]:

@@ -7,7 +7,7 @@ are the slot's *parts*.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -27,6 +27,7 @@ __all__ = ["Node", "Part", "Slot", "Tree", "join", "parameter", "parameter_names
 _Place: TypeAlias = tuple[nn.Module, str]
 
 _NO_PARTS: Mapping[str, Part] = {}
+_NO_SLOTS: Mapping[str, Slot] = {}
 
 
 def join(*parts: str) -> str:
@@ -68,6 +69,11 @@ class Slot:
     names: tuple[str, ...]
     is_buffer: bool
     parts: Mapping[str, Part]
+
+    def add(self, place: _Place, name: str) -> None:
+        """Another place holds it: a tied parameter, or one of a shared module, which is come by more than once."""
+        self.places = self.places if place in self.places else (*self.places, place)
+        self.names = self.names if name in self.names else (*self.names, name)
 
     @property
     def name(self) -> str:
@@ -177,26 +183,24 @@ class Tree:
         """Every distinct module, in the order of registration."""
         return {node.module: node for node in self._known.values()}
 
-    def below(self, node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
+    def below(self, node: Node, path: str = "") -> Sequence[tuple[str, Node]]:
         """(relative path, node) for a node and all below it, once for every path that leads there."""
-        # A stack: a generator for each level would hand up every node through all of them.
+        if node is self.root and path == node.path and not self._has_shared:
+            # The case of most: every module is at one place.
+            return [(each.path, each) for each in self._known.values()]
+        found: list[tuple[str, Node]] = []
         waiting = [(path, node, frozenset[int]())]
         while waiting:
             path, node, above = waiting.pop()
-            yield path, node
+            found.append((path, node))
             if node.children:
                 above |= {id(node)}
                 start = f"{path}." if path else ""
-                found = [
+                inner = [
                     (start + name, child, above) for name, child in node.children.items() if id(child) not in above
                 ]
-                waiting += reversed(found)
-
-    def _places(self) -> Iterable[tuple[str, Node]]:
-        """(qualified name, node) of every place that a module is registered at."""
-        if self._has_shared:
-            return self.below(self.root, self.root.path)
-        return [(node.path, node) for node in self._known.values()]
+                waiting += reversed(inner)
+        return found
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -208,24 +212,31 @@ class Tree:
         """The slots, and by their attributes those that each module itself holds."""
         slots: dict[int, Slot] = {}
         held: dict[Node, dict[str, Slot]] = {}
-        for path, node in self._places():
-            start = f"{path}." if path else ""
+        for path, node in self.below(self.root, self.root.path):
+            module, start = node.module, f"{path}." if path else ""
+            found = _held(module)
+            if not found:
+                continue
             of_node = held[node] = {}
-            for attribute, tensor, is_buffer in _held(node.module):
-                place, name = (node.module, attribute), start + attribute
+            plists = parametrizations(module)
+            for attribute, tensor, is_buffer in found:
+                name = start + attribute
                 slot = slots.get(id(tensor))
-                if slot is None:
-                    slot = slots[id(tensor)] = _slot(tensor, place, name, is_buffer)
+                if slot is not None:
+                    slot.add((module, attribute), name)
+                elif attribute in plists:
+                    slot = Slot(((module, attribute),), (name,), is_buffer, _parts(plists[attribute], attribute, name))
                 else:
-                    # A shared module is come by more than once.
-                    slot.places = slot.places if place in slot.places else (*slot.places, place)
-                    slot.names = slot.names if name in slot.names else (*slot.names, name)
-                of_node[attribute] = slot
+                    slot = Slot(((module, attribute),), (name,), is_buffer, _NO_PARTS)
+                    if not is_lazy(tensor):
+                        # They will be asked for, and the tensor is at hand. `once` gives way to what an instance has.
+                        slot.shape, slot.dtype = tuple(tensor.shape), tensor.dtype
+                of_node[attribute] = slots[id(tensor)] = slot
         return tuple(slots.values()), held
 
     def held(self, node: Node) -> Mapping[str, Slot]:
         """The slots that a module itself holds, by their attributes, parameters first."""
-        return self._found[1][node]
+        return self._found[1].get(node, _NO_SLOTS)
 
     def part(self, node: Node) -> tuple[Slot, ...]:
         """The slots at and below a module, in the order of registration."""
@@ -248,7 +259,9 @@ def _held(module: nn.Module) -> list[tuple[str, Tensor, bool]]:
     if isinstance(module, ParametrizationList):
         # Its originals are parts of the parametrized slot; a buffer stands only where the original was one.
         return []
-    found = [(name, tensor, False) for name, tensor in parameters.items() if tensor is not None] if parameters else []
+    found: list[tuple[str, Tensor, bool]] = []
+    if parameters:
+        found += [(name, tensor, False) for name, tensor in parameters.items() if tensor is not None]
     if "parametrizations" in module._modules:
         originals = {name: original(plist) for name, plist in parametrizations(module).items()}
         found += [(name, tensor, not isinstance(tensor, nn.Parameter)) for name, tensor in originals.items()]
@@ -256,19 +269,6 @@ def _held(module: nn.Module) -> list[tuple[str, Tensor, bool]]:
         if buffer is not None and name not in module._non_persistent_buffers_set:
             found.append((name, buffer, True))
     return found
-
-
-def _slot(tensor: Tensor, place: _Place, name: str, is_buffer: bool) -> Slot:  # noqa: FBT001 - a row
-    module, attribute = place
-    plist = parametrizations(module).get(attribute) if "parametrizations" in module._modules else None
-    if plist is not None:
-        return Slot((place,), (name,), is_buffer, _parts(plist, attribute, name))
-    slot = Slot((place,), (name,), is_buffer, _NO_PARTS)
-    if not is_lazy(tensor):
-        # They will be asked for, and the tensor is at hand. `once` gives way to what an instance has.
-        slot.shape = tuple(tensor.shape)  # type: ignore[assignment]
-        slot.dtype = tensor.dtype  # type: ignore[assignment]
-    return slot
 
 
 def _parts(plist: ParametrizationList, attribute: str, name: str) -> dict[str, Part]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_init.errors import Fault, InitError
 from lightning_init.flat import FlatRange, FlatShard
-from lightning_init.wrappers import every_module, is_fsdp
+from lightning_init.wrappers import every_module, is_fsdp, of_classes
 
 __all__ = ["FLATTENED", "has_units", "held_flat", "unflattened"]
 
@@ -22,7 +22,7 @@ FLATTENED = "_fsdp_flattened"
 
 def has_units(module: nn.Module) -> bool:
     """A part of it is wrapped by FSDP1."""
-    return any(map(is_fsdp, every_module(module)))
+    return bool(of_classes(every_module(module), is_fsdp))
 
 
 def held_flat(module: nn.Module) -> list[str]:
@@ -53,12 +53,13 @@ def unflattened(module: nn.Module) -> Iterator[None]:
     Raises:
         InitError: A flat parameter is out of reach, or gathered, or one of tensors that are spread themselves.
     """
-    units = filter(is_fsdp, every_module(module))
-    handles = [handle for unit in units if (handle := _handle(unit)) is not None]
+    modules = every_module(module)
+    handles = [handle for unit in of_classes(modules, is_fsdp) if (handle := _handle(unit)) is not None]
     with ExitStack() as undo:
         for handle in handles:
             _unflatten(handle, undo)
-        _refuse_strays(module)
+        if any(map(_has_strays, modules)):
+            _refuse_strays(module)
         yield
 
 
@@ -134,16 +135,17 @@ def _refuse_strays(module: nn.Module) -> None:
         "is a part of a flat parameter of FSDP1 that is out of reach: give the FSDP module itself (a new module, where "
         "FSDPStrategy has wrapped this one in a run before), and tie parameters within one unit only"
     )
-    if not any(map(_has_strays, every_module(module))):
-        # Nearly always, and names take time.
-        return
     strays = [name for name, parameter in module.named_parameters() if _is_stray(parameter)]
     strays += [f"{path}.{name}".lstrip(".") for path, part in module.named_modules() for name in _views(part)]
     raise InitError([Fault(name.replace("_fsdp_wrapped_module.", ""), told) for name in strays])
 
 
 def _has_strays(module: nn.Module) -> bool:
-    return any(map(_is_stray, module._parameters.values())) or bool(_views(module))
+    # Not `any`: a generator for each module takes longer.
+    for parameter in module._parameters.values():
+        if _is_stray(parameter):
+            return True
+    return bool(_views(module))
 
 
 def _is_stray(parameter: object) -> bool:

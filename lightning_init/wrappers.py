@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import lru_cache
 
 from torch import nn
 
-__all__ = ["class_name", "class_of", "every_module", "is_fsdp", "unwrap"]
+__all__ = ["class_name", "class_of", "every_module", "is_fsdp", "of_classes", "unwrap"]
 
 _FSDP = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
 
@@ -43,13 +43,20 @@ def every_module(module: nn.Module) -> list[nn.Module]:
         part = waiting.pop()
         if part not in found:
             found[part] = None
-            waiting += [child for child in reversed(part._modules.values()) if child is not None]
+            if part._modules:
+                waiting += [child for child in reversed(part._modules.values()) if child is not None]
     return list(found)
 
 
-def is_fsdp(module: nn.Module) -> bool:
-    """It is FSDP1's wrapper, which makes one flat parameter of those inside."""
-    return _attribute_of_wrapped(class_of(module)) == WRAPPERS[_FSDP]
+def of_classes(modules: Collection[nn.Module], is_meant: Callable[[type], bool]) -> list[nn.Module]:
+    """The modules whose class is meant; a model has many modules and few classes."""
+    meant = set(filter(is_meant, set(map(type, modules))))
+    return [module for module in modules if type(module) in meant] if meant else []
+
+
+def is_fsdp(cls: type) -> bool:
+    """It is the class of FSDP1's wrapper, which makes one flat parameter of those inside."""
+    return _attribute_of_wrapped(cls) == WRAPPERS[_FSDP]
 
 
 def class_name(module: nn.Module) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_init import distributed
 from lightning_init.checkpoint.samples import sample
@@ -18,8 +18,7 @@ from lightning_init.finite import refuse_nan
 from lightning_init.garbage import uncollected
 from lightning_init.gradients import no_gradients
 from lightning_init.initializers.fill import Later, is_plain, is_small
-from lightning_init.ledger import Ledger, Written
-from lightning_init.recipe import Recipe
+from lightning_init.ledger import Ledger
 from lightning_init.rng import Stream, isolated
 from lightning_init.sharding import is_sharded, local
 from lightning_init.steps import Claim, Fill, Load, LoadStep
@@ -47,7 +46,6 @@ class Writer:
     seed: int
     workers: Workers
     replaced: dict[nn.Module, str] = field(default_factory=dict)
-    _by_rule: dict[tuple[Recipe, tuple[int, ...], bool], Written] = field(default_factory=dict, init=False)
 
     def fill(self, claims: Sequence[Fill]) -> None:
         """A rule fills slots.
@@ -63,15 +61,15 @@ class Writer:
         with uncollected(), no_gradients():
             later, held = Later(), Extents()
             for claim in claims:
-                is_quick = _is_quick(claim)
-                waits = not is_quick and _can_wait(claim)
+                small = _small(claim)
+                waits = small is None and _can_wait(claim)
                 # What is filled by other means may read what waits. Of two views of one memory the last one wins.
-                if later.pieces and (not (is_quick or waits) or held.meet(local(claim.slot.tensor))):
+                if later.pieces and ((small is None and not waits) or held.meet(local(claim.slot.tensor))):
                     self.workers.run(later.pieces)
                     later, held = Later(), Extents()
-                if is_quick:
-                    claim.recipe.write_small(claim.slot.tensor, self.seed, claim.slot.key)
-                    self.ledger.filled(claim.slot.name, self._told(claim))
+                if small is not None:
+                    claim.recipe.write_small(small, self.seed, claim.slot.key)
+                    self.ledger.filled(claim)
                 elif waits:
                     self._put_off(claim, later)
                     held.add(local(claim.slot.tensor))
@@ -97,16 +95,8 @@ class Writer:
                 write_slot(slot, fill)
         else:
             write_slot(slot, fill)
-        self.ledger.filled(slot.name, self._told(claim))
+        self.ledger.filled(claim)
         refuse_nan(claim)
-
-    def _told(self, claim: Fill) -> Written:
-        """What the ledger says of a filled slot: the same for all of a shape that one rule fills."""
-        slot = claim.slot
-        key = claim.recipe, slot.shape, bool(slot.parts)
-        if key not in self._by_rule:
-            self._by_rule[key] = Written.by_rule(claim.source, claim.recipe, slot)
-        return self._by_rule[key]
 
     def load(self, step: LoadStep, claims: Sequence[Load]) -> None:
         """A checkpoint fills slots: rank zero first, then the others, or all from what rank zero reads.
@@ -152,13 +142,13 @@ class Writer:
             raise InitConfigError([Fault(claim.source, told)])
 
 
-def _is_quick(claim: Fill) -> bool:
-    """It is the case of most: a small tensor, of which nothing but its numbers has to be written."""
+def _small(claim: Fill) -> Tensor | None:
+    """The tensor in the case of most: a small one, of which nothing but its numbers has to be written."""
     slot = claim.slot
     if slot.parts or not claim.recipe.is_quick:
-        return False
+        return None
     tensor = slot.tensor
-    return tensor.is_cpu and is_small(tensor) and not has_padding(slot)
+    return tensor if tensor.is_cpu and is_small(tensor) and not has_padding(slot) else None
 
 
 def _can_wait(claim: Fill) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_init.initializers.laws import Law, NormalLaw, UniformLaw
+from lightning_init.initializers.truncated import TruncNormalLaw
 from lightning_init.rng import Stream, draw_seed, isolated
 
 
@@ -45,7 +46,7 @@ def test_a_fresh_generator_every_time() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("law", [NormalLaw(0.5, 2), UniformLaw(-1, 2)])
+@pytest.mark.parametrize("law", [NormalLaw(0.5, 2), UniformLaw(-1, 2), TruncNormalLaw(0, 1, -2, 2)])
 def test_a_law_draws_no_more_words_than_it_says(law: Law, dtype: torch.dtype) -> None:
     stream = Stream(0, "a")
     for block, numel in enumerate(range(700)):
@@ -53,7 +54,7 @@ def test_a_law_draws_no_more_words_than_it_says(law: Law, dtype: torch.dtype) ->
         law.fill(expected, stream.generator(block))
         # The words of another stream stand behind those that are asked for.
         stream.lent(10_000 + block)
-        words = law.words(numel)
+        words = law.words(numel, dtype)
         assert words is not None
         law.fill(drawn, stream.lent(block, words))
         assert torch.equal(drawn, expected), numel

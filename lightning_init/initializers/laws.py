@@ -14,10 +14,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["ConstantLaw", "Law", "NormalLaw", "UniformLaw", "centred_", "normal_law", "uniform_law"]
+__all__ = ["ConstantLaw", "Law", "NormalLaw", "UniformLaw", "centred_", "centred_words", "normal_law", "uniform_law"]
 
 # Of so few numbers, more steps cost more than they save.
 _MANY = 2**12
+# From so many on torch draws normal numbers in sixteens, below in pairs of float64.
+_SIXTEEN = 16
 # What is below has lost digits.
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -59,10 +61,15 @@ class Law(ABC):
         """
         return None
 
-    def words(self, numel: int) -> int | None:  # noqa: ARG002  # for laws that know
-        """How many words of 32 bits `fill` draws from a CPU's generator at most, for a block of so many elements.
+    def words(self, numel: int, dtype: torch.dtype) -> int | None:  # noqa: ARG002  # for laws that know
+        """How many words of 32 bits `fill` draws from a CPU's generator at most.
 
-        None where it is not known, or where `fill` uses the generator beyond its return.
+        Args:
+            numel: How many elements the block has.
+            dtype: Their type, float32 or float64.
+
+        Returns:
+            The number; None where it is not known, or where `fill` uses the generator beyond its return.
         """
         return None
 
@@ -110,9 +117,17 @@ class ConstantLaw(Law):
         """The value."""
         return self.value
 
+    def words(self, numel: int, dtype: torch.dtype) -> int:  # noqa: ARG002  # draws nothing
+        """None."""
+        return 0
+
     def fill(self, block: Tensor, generator: torch.Generator | None = None) -> None:  # noqa: ARG002  # draws nothing
         """Fills a block in place."""
-        block.fill_(self.value)
+        if self.value or math.copysign(1, self.value) < 0:
+            block.fill_(self.value)
+        else:
+            # It takes a third of the time.
+            block.zero_()
 
 
 @dataclass(frozen=True)
@@ -155,9 +170,10 @@ class NormalLaw(Law):
         """3."""
         return 3.0
 
-    def words(self, numel: int) -> int:
+    def words(self, numel: int, dtype: torch.dtype) -> int:
         """Two for a number of float64; torch draws pairs one at a time, or sixteens of which the last two overlap."""
-        return 2 * numel + 32
+        of_float32 = numel + 16 if numel >= _SIXTEEN else 2 * numel + 2
+        return of_float32 if dtype is torch.float32 else 2 * numel + 32
 
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""
@@ -205,9 +221,9 @@ class UniformLaw(Law):
         """9/5."""
         return 1.8
 
-    def words(self, numel: int) -> int:
-        """Two for a number of float64."""
-        return 2 * numel
+    def words(self, numel: int, dtype: torch.dtype) -> int:
+        """Those of as many `centred_` numbers."""
+        return centred_words(numel, dtype)
 
     def fill(self, block: Tensor, generator: torch.Generator | None) -> None:
         """Fills a block in place."""
@@ -237,6 +253,13 @@ def centred_(block: Tensor, width: float, generator: torch.Generator | None) -> 
     words = _as_words(block)
     integers = words.random_(-(2**63), None, generator=generator).view(torch.int32)[: block.numel()]
     block.view(-1).copy_(integers.bitwise_right_shift_(8)).mul_(step)
+
+
+def centred_words(numel: int, dtype: torch.dtype) -> int:
+    """How many words of 32 bits `centred_` draws from a CPU's generator at most: two for one number of float64, or for
+    a pair of float32.
+    """  # noqa: D205 - one sentence
+    return numel + 1 if dtype is torch.float32 else 2 * numel
 
 
 def _as_words(block: Tensor) -> Tensor:

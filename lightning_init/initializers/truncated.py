@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lightning_init.initializers.dispatch import settle
-from lightning_init.initializers.laws import Law, centred_
+from lightning_init.initializers.laws import Law, centred_, centred_words
 
 __all__ = ["TruncNormalLaw"]
 
@@ -136,9 +136,9 @@ class TruncNormalLaw(Law):
         kurtosis = fourth / variance**2 if variance**2 else None
         return origin + step * mean, self.scale * math.sqrt(variance), kurtosis
 
-    def words(self, numel: int) -> int | None:
+    def words(self, numel: int, dtype: torch.dtype) -> int | None:
         """Those of as many uniform numbers, where the distribution function is inverted."""
-        return 2 * numel if self._is_inverted else None
+        return centred_words(numel, dtype) if self._is_inverted else None
 
     @cached_property
     def _quantiles(self) -> tuple[float, float]:

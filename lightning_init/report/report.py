@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,6 @@ class InitReport:
     ``report["head.weight"]``.
 
     Attributes:
-        rows: The rows.
         checkpoints: What every checkpoint that was read filled.
         warnings: What was probably not meant, as it was warned about.
         notes: What was told besides.
@@ -52,7 +51,7 @@ class InitReport:
     def __init__(
         self,
         module: nn.Module | None,
-        rows: Sequence[Row],
+        rows: Iterable[Row] | Callable[[], Iterable[Row]],
         *,
         checkpoints: Sequence[Coverage] = (),
         warnings: Sequence[str] = (),
@@ -61,7 +60,7 @@ class InitReport:
         signal: Sequence[LayerSignal] = (),
         probe_error: str = "",
     ) -> None:
-        self.rows: tuple[Row, ...] = tuple(rows)
+        self._rows = rows if callable(rows) else tuple(rows)
         self.checkpoints = tuple(checkpoints)
         self.warnings = tuple(warnings)
         self.notes = tuple(notes)
@@ -71,6 +70,13 @@ class InitReport:
         self._module: weakref.ref[nn.Module] | None = None if module is None else weakref.ref(module)
         # The rows by all of their names, and the rows that this is of.
         self._index: tuple[tuple[Row, ...], dict[str, Row]] = ((), {})
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows, made when they are first asked for."""
+        if callable(self._rows):
+            self._rows = tuple(self._rows())
+        return self._rows
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -140,7 +146,9 @@ class InitReport:
         if module is None:
             raise InitError("the module of this report does not exist any more; give one: report.measure(module)")
         with unflattened(module):
-            self.rows = measured(self.rows, module, histograms=histograms, compare_ranks=compare_ranks, threads=threads)
+            self._rows = measured(
+                self.rows, module, histograms=histograms, compare_ranks=compare_ranks, threads=threads
+            )
         return self
 
     @property
@@ -275,7 +283,7 @@ class InitReport:
         return f"<InitReport of {len(self.rows)} parameters, {len(self.untouched)} untouched>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_module": None, "_index": ((), {})}
+        return {**self.__dict__, "_rows": self.rows, "_module": None, "_index": ((), {})}
 
     def _told(self) -> list[str]:
         return [
