@@ -583,6 +583,11 @@ class TestKeep:
         with pytest.raises(InitConfigError, match=r"^Holder\.done\.shared\.init_cfg\.bais: unknown argument"):
             init_weights(Holder(done=done, other=Holder(shared=shared)))
 
+    def test_what_is_shared_with_a_part_that_is_initialised_is_written(self) -> None:
+        shared = Holder(constant(1), fc=linear(5))
+        init_weights(Holder(done=Initialised(shared=shared), other=Holder(inner=Holder(shared=shared))))
+        assert values(shared) == {"fc.weight": 1, "fc.bias": 1}
+
     def test_buffers_are_kept_from_checkpoints(self, tmp_path: Path) -> None:
         norm = nn.BatchNorm1d(1)
         mean = {"norm.running_mean": torch.tensor([3.0]), "norm.running_var": torch.tensor([4.0])}

@@ -170,6 +170,16 @@ class TestFromACheckpoint:
         assert digests(net)["fc.weight"] == digests(trained)["weight"]
         assert report.unexpected == []
 
+    @pytest.mark.parametrize(("keep", "expected"), [([], 3), ([{"type": "Keep", "params": "table", "name": "**"}], 0)])
+    def test_a_buffer(self, tmp_path: Path, keep: list[Any], expected: int) -> None:
+        path = "fc.parametrizations.table.original"
+        fc = nn.Linear(2, 2)
+        fc.register_buffer("table", torch.zeros(2))
+        parametrize.register_parametrization(fc, "table", Double())
+        net = Holder([pretrained(tmp_path / "w.pth", {path: torch.full((2,), 3.0)}), *keep], fc=fc)
+        assert init_weights(net).unexpected == []
+        assert net.state_dict()[path].tolist() == [expected, expected]
+
     def test_a_rule_before_one_part_is_needed_for_the_other(self, tmp_path: Path) -> None:
         parts = {"fc.parametrizations.weight.original0": torch.full((3, 1), 7.0)}
         net = Holder([NORMAL, pretrained(tmp_path / "w.pth", parts)], fc=parametrizations.weight_norm(nn.Linear(4, 3)))

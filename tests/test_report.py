@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import gc
 import math
 import pickle
 from dataclasses import replace
@@ -76,6 +77,20 @@ class TestRows:
         assert "a.weight = b.weight" in str(report)
         assert len(report) == 3
 
+    def test_they_tell_what_was_when_the_report_was_made(self) -> None:
+        report = init_weights(module := net())
+        module.requires_grad_(requires_grad=False).to(torch.float64)
+        module.get_submodule("fc").register_parameter("weight", None)
+        made = through_pickle(report)
+        del module
+        gc.collect()
+        for rows in (report.rows, made.rows):
+            assert {(row.dtype, row.trainable, row.device) for row in rows} == {(torch.float32, True, "cpu")}
+            assert "fc.weight" in [row.name for row in rows]
+        assert not report.is_of(net())
+        with pytest.raises(InitError, match="give one"):
+            report.measure()
+
     def test_an_unknown_name_tells_the_nearest(self) -> None:
         with pytest.raises(KeyError, match=r"no parameter 'fc.wieght'; did you mean 'fc.weight'"):
             _ = init_weights(net())["fc.wieght"]
@@ -100,7 +115,7 @@ class TestRows:
         assert repr(init_weights(net())) == "<InitReport of 6 parameters, 2 untouched>"
 
 
-def through_pickle(report: InitReport) -> object:
+def through_pickle(report: InitReport) -> Any:
     return pickle.loads(pickle.dumps(report))  # noqa: S301  # its own
 
 
