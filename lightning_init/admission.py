@@ -39,7 +39,7 @@ def refusals(plan: InitPlan, settings: Settings, *, gets_storage: bool, is_part:
         untouched = [] if is_part else plan.untouched()
         faults += [Fault(name, "no rule writes it (require_all)") for name in untouched]
         faults += [Fault(key, "nothing takes this key (require_all)") for key in plan.unexpected()]
-    unusual = [claim for claim in plan.claims if claim in plan.executed and not _is_usual(claim.slot)]
+    unusual = [claim for claim in plan.executed.claims(plan.steps) if not _is_usual(claim.slot)]
     faults += filter(None, (_unwritable(claim, gets_storage=gets_storage) for claim in unusual))
     if not gets_storage:
         faults += [fault for call in plan.calls for fault in _lost(call, plan)]

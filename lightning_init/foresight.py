@@ -23,11 +23,10 @@ def foreseen(plan: InitPlan, tree: Tree) -> tuple[Finding, ...]:
     ledger.take_plan(plan)
     for step in flat(plan.steps):
         if isinstance(step, FillStep):
-            for claim in step.claims:
-                if claim in plan.executed:
-                    ledger.filled(claim)
+            for claim in plan.executed.fills[step]:
+                ledger.filled(claim)
         elif isinstance(step, LoadStep):
-            ledger.read(step, [(claim.slot.name, claim.what) for claim in step.claims if claim in plan.executed])
+            ledger.read(step, [(claim.slot.name, claim.what) for claim in plan.executed.loads[step]])
         elif isinstance(step, Call):
             for slot in step.covers:
                 ledger.written[slot.name] = Written(step.source)

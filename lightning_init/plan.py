@@ -9,6 +9,7 @@ import torch
 
 from lightning_init.errors import Fault
 from lightning_init.once import once
+from lightning_init.settling import Executed
 from lightning_init.steps import Call, Claim, Done, Load, LoadStep, Step, claims_of, flat
 from lightning_init.text import Legend, columns
 from lightning_init.tree import Slot
@@ -77,7 +78,7 @@ class InitPlan:
     notes: tuple[str, ...] = ()
     slots: Sequence[Slot] = ()
     steps: Sequence[Step] = ()
-    executed: frozenset[Claim] = frozenset()
+    executed: Executed = field(default_factory=Executed)
     kept: dict[Slot, str] = field(default_factory=dict)
     elsewhere: dict[Slot, str] = field(default_factory=dict)
     overwrites: dict[Slot, str] = field(default_factory=dict)
@@ -169,6 +170,7 @@ class InitPlan:
 def _entries(plan: InitPlan) -> tuple[PlanEntry, ...]:
     # One object for all slots that one rule writes; a dict for each slot, since many rules may write it.
     made: dict[tuple[object, ...], PlannedClaim] = {}
+    executed = set(plan.executed.claims(plan.steps))
     claims: dict[Slot, dict[object, PlannedClaim]] = {slot: {} for slot in plan.slots}
 
     def collect(level: Sequence[Step], *, certain: bool) -> None:
@@ -182,7 +184,7 @@ def _entries(plan: InitPlan) -> tuple[PlanEntry, ...]:
             elif not isinstance(step, Done):
                 for claim in step.claims:
                     key = claim.key if isinstance(claim, Load) else ""
-                    told = claim.source, claim.what, certain, claim in plan.executed, key
+                    told = claim.source, claim.what, certain, claim in executed, key
                     if told not in made:
                         made[told] = PlannedClaim(*told)
                     claims[claim.slot].setdefault(told, made[told])

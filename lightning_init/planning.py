@@ -13,7 +13,8 @@ from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan
 from lightning_init.planner import Opener, Planner
-from lightning_init.steps import Claim, Fill, Load, LoadStep, Step, claims_of, flat, settle
+from lightning_init.settling import settle
+from lightning_init.steps import Claim, Fill, Load, LoadStep, Step, claims_of, flat
 from lightning_init.text import some
 from lightning_init.tree import Slot, Tree
 
@@ -107,7 +108,7 @@ def make_plan(
     planner.kept.update(so_far.kept)
     steps = planner.alone(node, init_cfg) if alone else planner.whole(node, init_cfg, with_method=with_method)
     executed = settle(steps)
-    faults = planner.faults + _obstacles(claim for claim in claims_of(flat(steps)) if claim in executed)
+    faults = planner.faults + _obstacles(executed.claims(steps))
     if faults:
         raise InitConfigError(faults + planner.checkpoint_faults)
     if planner.checkpoint_faults:
@@ -121,7 +122,7 @@ def make_plan(
         tuple(dict.fromkeys([*planner.notes, *notes])),
         tree.slots if at is None else tree.part(node),
         steps,
-        frozenset(executed),
+        executed,
         planner.kept,
         planner.elsewhere,
         overwrites,

@@ -25,7 +25,8 @@ from lightning_init.plan import InitPlan
 from lightning_init.planning import SoFar, make_plan
 from lightning_init.report import InitReport
 from lightning_init.settings import Settings
-from lightning_init.steps import Call, Claim, Done, FillStep, LoadStep, Step, settle
+from lightning_init.settling import Executed, settle
+from lightning_init.steps import Call, Done, FillStep, LoadStep, Step
 from lightning_init.storage import Storage
 from lightning_init.tree import Slot, Tree
 from lightning_init.workers import Workers
@@ -150,7 +151,7 @@ class Run:
                 prepared = self._calls.take_prepared(module)
             if prepared is not None:
                 steps = [step for step in prepared if self._is_pending(step)]
-                self._steps(steps, frozenset(settle(steps)))
+                self._steps(steps, settle(steps))
             else:
                 if module is self._forest.root and init_cfg is None:
                     init_cfg = self.init_cfg
@@ -180,14 +181,14 @@ class Run:
         _try_adapters(plan)
         return plan
 
-    def _steps(self, steps: Sequence[Step], executed: frozenset[Claim]) -> None:
+    def _steps(self, steps: Sequence[Step], executed: Executed) -> None:
         for step in steps:
             if not self._is_pending(step):
                 continue
             if isinstance(step, FillStep):
-                self._writer.fill([claim for claim in step.claims if claim in executed])
+                self._writer.fill(executed.fills[step])
             elif isinstance(step, LoadStep):
-                self._writer.load(step, [claim for claim in step.claims if claim in executed])
+                self._writer.load(step, executed.loads[step])
             elif isinstance(step, Call):
                 self._forest.has_changed = True
                 self._calls.run(step, self._forest.tree, self._writer)
@@ -221,7 +222,7 @@ running: ContextVar[Run | None] = ContextVar("lightning_init_running", default=N
 
 def _try_adapters(plan: InitPlan) -> None:
     for step in plan.load_steps:
-        step.try_adapters(plan.executed)
+        step.try_adapters(plan.executed.loads[step])
 
 
 def _by_slot(slots: Sequence[Slot], places: Mapping[str, str]) -> dict[Slot, str]:

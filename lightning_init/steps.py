@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from lightning_init.checkpoint.base import Checkpoint
@@ -14,7 +14,7 @@ from lightning_init.errors import CheckpointError
 from lightning_init.recipe import Recipe
 from lightning_init.tree import Node, Slot
 
-__all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat", "settle"]
+__all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat"]
 
 
 @dataclass(eq=False)
@@ -103,17 +103,17 @@ class LoadStep:
         with self._named():
             claim.initializer.write(self.checkpoint, self.match, claim.name, claim.slot, at)
 
-    def try_adapters(self, executed: Collection[Claim]) -> None:
+    def try_adapters(self, claims: Iterable[Load]) -> None:
         """Adapts once what has to be adapted, since the shape that a user's adapter makes shows only then.
 
         Args:
-            executed: The claims that are executed.
+            claims: Those of its claims that are executed.
 
         Raises:
             CheckpointError: Values cannot be read or made to fit.
         """
-        for claim in self.claims:
-            if claim in executed and claim.name in self.match.adapted:
+        for claim in claims:
+            if claim.name in self.match.adapted:
                 with self._named():
                     claim.initializer.read(self.checkpoint, self.match, claim.name)
 
@@ -178,45 +178,3 @@ def flat(steps: Sequence[Step]) -> Iterator[Step]:
         yield step
         if isinstance(step, Call) and step.nested is not None:
             yield from flat(step.nested)
-
-
-@dataclass
-class _Settled:
-    """What later steps write, seen from a point in the order."""
-
-    whole: set[Slot] = field(default_factory=set)
-    parts: set[str] = field(default_factory=set)
-
-
-def settle(steps: Sequence[Step]) -> set[Claim]:
-    """The claims that have to be executed: the last one on each slot, and what a method may read before it.
-
-    Args:
-        steps: The steps of one level; nested ones are settled for themselves, since the method around them may read
-            what they leave.
-    """
-    executed: set[Claim] = set()
-    later = _Settled()
-    for step in reversed(steps):
-        if isinstance(step, Call):
-            later.whole -= step.covers
-            later.parts -= {name for slot in step.covers for name in slot.parts}
-            if step.nested is not None:
-                executed |= settle(step.nested)
-        elif not isinstance(step, Done):
-            for claim in reversed(step.claims):
-                if _is_needed(claim, later):
-                    executed.add(claim)
-    return executed
-
-
-def _is_needed(claim: Claim, later: _Settled) -> bool:
-    slot = claim.slot
-    if slot in later.whole or (slot.parts and later.parts.issuperset(slot.parts)):
-        return False
-    if isinstance(claim, Load) and claim.part is not None:
-        needed = claim.part not in later.parts
-        later.parts.add(claim.part)
-        return needed
-    later.whole.add(slot)
-    return True

@@ -126,6 +126,7 @@ ORDER = [
     "config",
     "recipe",
     "steps",
+    "settling",
     "finite",
     "methods",
     "plan",
