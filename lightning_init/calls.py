@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lightning_init.forest import held
+from lightning_init.garbage import collected
 from lightning_init.gathering import gathered
 from lightning_init.ledger import Ledger
 from lightning_init.rng import isolated
@@ -70,7 +71,8 @@ class Calls:
             with isolated(writer.seed, path, devices), Tracker(snapshot) as tracker:
                 self._running.append(_Method(module, call.source, tracker))
                 try:
-                    module.init_weights()  # type: ignore[operator]  # methods.own_method has looked at it
+                    with collected():
+                        module.init_weights()  # type: ignore[operator]  # methods.own_method has looked at it
                 finally:
                     self._running.pop()
                 self.ledger.written_by_method(call.source, tracker.take())

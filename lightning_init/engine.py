@@ -26,7 +26,7 @@ from lightning_init.storage import Storage
 from lightning_init.text import some
 from lightning_init.tree import Tree
 from lightning_init.units import unflattened
-from lightning_init.wrappers import class_name, unwrap
+from lightning_init.wrappers import class_name, every_module, unwrap
 
 __all__ = ["execute", "init_weights", "initialize", "run_steps_of"]
 
@@ -83,7 +83,7 @@ def init_weights(
     root = unwrap(module)
     if is_initialised(root):
         _skip(f"{class_name(root)} is initialised already (is_init is True); nothing was changed")
-        with unflattened(module):
+        with unflattened(every_module(module)):
             return Run(Tree(root), settings).report()
     return execute(module, settings, init_cfg=init_cfg)
 
@@ -132,6 +132,7 @@ def run_steps_of(module: nn.Module) -> None:
         execute(module, Settings(), with_method=False)
 
 
+@uncollected()
 def execute(
     module: nn.Module,
     settings: Settings,
@@ -155,15 +156,14 @@ def execute(
         storage: What tensors on ``meta`` get; without it they are errors.
         tell: Takes the lines of information, on rank zero.
     """
-    with uncollected():
-        reshard(module)
-        tree = Tree(module)
+    modules = every_module(module)
+    reshard(modules)
+    tree = Tree(module)
     run = Run(tree, settings, storage or Storage(), init_cfg)
     shapes = ExitStack()
 
-    @uncollected()
     def prepare() -> InitPlan:
-        shapes.enter_context(unflattened(module))
+        shapes.enter_context(unflattened(modules))
         if not alone:
             run.storage.blank |= left_out(tree)
         plan = make_plan(

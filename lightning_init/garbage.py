@@ -6,7 +6,10 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["uncollected"]
+__all__ = ["collected", "uncollected"]
+
+# Whether the collector ran before it was held back, once for every time.
+_before: list[bool] = []
 
 
 @contextmanager
@@ -16,10 +19,23 @@ def uncollected() -> Iterator[None]:
     A plan is made of many small objects that live on and hold no cycles; looking through all of them again and again
     takes as long as making them.
     """
-    was_enabled = gc.isenabled()
+    _before.append(gc.isenabled())
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
+        if _before.pop():
             gc.enable()
+
+
+@contextmanager
+def collected() -> Iterator[None]:
+    """Within `uncollected`, the collector runs as it did outside, for code that may throw away what it likes."""
+    if not any(_before):
+        yield
+        return
+    gc.enable()
+    try:
+        yield
+    finally:
+        gc.disable()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any, TypeVar
@@ -21,8 +21,8 @@ __all__ = ["gathered", "joined", "reshard"]
 T = TypeVar("T")
 
 
-def reshard(module: nn.Module) -> None:
-    """Lets FSDP2 put its shares back into a module, with all below it.
+def reshard(modules: Collection[nn.Module]) -> None:
+    """Lets FSDP2 put its shares back into modules.
 
     Behind a forward pass the outermost one of its modules holds whole weights still. What is written to them is lost.
     """
@@ -30,7 +30,7 @@ def reshard(module: nn.Module) -> None:
         return
     from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415  # not in every build of torch
 
-    for part in of_classes(every_module(module), lambda cls: issubclass(cls, FSDPModule)):
+    for part in of_classes(modules, lambda cls: issubclass(cls, FSDPModule)):
         part.reshard()  # type: ignore[operator]  # a method of that class
 
 

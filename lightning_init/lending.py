@@ -56,8 +56,8 @@ def lent(module: nn.Module) -> Iterator[None]:
         stack.callback(note.restore)
         if "torch.distributed.fsdp" in sys.modules:
             # The shares have to be in their places when they are noted, and whatever happened, when the note is read.
-            reshard(module)
-            stack.callback(reshard, module)
+            reshard(modules)
+            stack.callback(reshard, modules)
         for each in modules:
             note.take(each)
         copies: dict[int, Any] = {}

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from lightning_init.errors import Fault, InitConfigError, InitError
+from lightning_init.garbage import collected
 from lightning_init.ledger import Ledger, Written
 from lightning_init.materialize import UNSET, MetaPlan, allocate, materialize, plan_meta, reset, valued
 from lightning_init.plan import InitPlan
 from lightning_init.tree import Tree
 from lightning_init.units import unflattened
-from lightning_init.wrappers import class_name
+from lightning_init.wrappers import class_name, every_module
 
 __all__ = ["Storage"]
 
@@ -62,7 +63,8 @@ class Storage:
             self._undo = allocate(tree, self.device)
         left: list[str] = []
         for node, attributes in self._plan.resets.items():
-            written, unset = reset(tree, node, attributes, seed, spare)
+            with collected():
+                written, unset = reset(tree, node, attributes, seed, spare)
             source = f"{class_name(node.module)}.reset_parameters"
             ledger.written.update({name: Written(source) for name in written})
             left += unset
@@ -79,7 +81,7 @@ class Storage:
             InitConfigError: A buffer that no checkpoint holds has no ``reset_parameters`` either.
         """
         if self.device is not None:
-            with unflattened(module):
+            with unflattened(every_module(module)):
                 materialize(Tree(module), self.device, self.blank)
 
     def refuse_unset(self, ledger: Ledger) -> None:

@@ -213,25 +213,30 @@ class Tree:
         slots: dict[int, Slot] = {}
         held: dict[Node, dict[str, Slot]] = {}
         for path, node in self.below(self.root, self.root.path):
-            module, start = node.module, f"{path}." if path else ""
-            found = _held(module)
-            if not found:
+            module = node.module
+            tensors = _tensors(module)
+            if not tensors:
                 continue
-            of_node = held[node] = {}
-            plists = parametrizations(module)
-            for attribute, tensor, is_buffer in found:
-                name = start + attribute
-                slot = slots.get(id(tensor))
-                if slot is not None:
-                    slot.add((module, attribute), name)
-                elif attribute in plists:
-                    slot = Slot(((module, attribute),), (name,), is_buffer, _parts(plists[attribute], attribute, name))
-                else:
-                    slot = Slot(((module, attribute),), (name,), is_buffer, _NO_PARTS)
-                    if not is_lazy(tensor):
+            has_others = tensors is not module._parameters
+            start, of_node = f"{path}." if path else "", held.setdefault(node, {})
+            for attribute, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                known = id(tensor)
+                slot = slots.get(known)
+                if slot is None:
+                    place, name = (module, attribute), start + attribute
+                    if has_others:
+                        slot = _slot(tensor, place, name)
+                    else:
+                        slot = Slot((place,), (name,), is_buffer=False, parts=_NO_PARTS)
+                    if not (slot.parts or is_lazy(tensor)):
                         # They will be asked for, and the tensor is at hand. `once` gives way to what an instance has.
                         slot.shape, slot.dtype = tuple(tensor.shape), tensor.dtype
-                of_node[attribute] = slots[id(tensor)] = slot
+                    slots[known] = slot
+                else:
+                    slot.add((module, attribute), start + attribute)
+                of_node[attribute] = slot
         return tuple(slots.values()), held
 
     def held(self, node: Node) -> Mapping[str, Slot]:
@@ -253,22 +258,31 @@ class Tree:
         return {place: slot for slot in self.slots for place in slot.places}
 
 
-def _held(module: nn.Module) -> list[tuple[str, Tensor, bool]]:
-    """(attribute, a tensor that identifies the slot, is it a buffer) of a module itself."""
-    parameters, buffers = module._parameters, module._buffers
+def _tensors(module: nn.Module) -> Mapping[str, Tensor | None]:
+    """The tensors that identify the slots of a module itself, by their attributes; nearly always its parameters."""
+    modules, buffers = module._modules, module._buffers
     if isinstance(module, ParametrizationList):
         # Its originals are parts of the parametrized slot; a buffer stands only where the original was one.
-        return []
-    found: list[tuple[str, Tensor, bool]] = []
-    if parameters:
-        found += [(name, tensor, False) for name, tensor in parameters.items() if tensor is not None]
-    if "parametrizations" in module._modules:
-        originals = {name: original(plist) for name, plist in parametrizations(module).items()}
-        found += [(name, tensor, not isinstance(tensor, nn.Parameter)) for name, tensor in originals.items()]
-    for name, buffer in buffers.items() if buffers else ():
-        if buffer is not None and name not in module._non_persistent_buffers_set:
-            found.append((name, buffer, True))
-    return found
+        return {}
+    if not buffers and "parametrizations" not in modules:
+        return module._parameters
+    originals = {name: original(plist) for name, plist in parametrizations(module).items()}
+    persistent = {name: held for name, held in buffers.items() if name not in module._non_persistent_buffers_set}
+    return {**module._parameters, **originals, **persistent}
+
+
+def _is_buffer(module: nn.Module, attribute: str, tensor: Tensor) -> bool:
+    if attribute in module._buffers:
+        return True
+    return attribute not in module._parameters and not isinstance(tensor, nn.Parameter)
+
+
+def _slot(tensor: Tensor, place: _Place, name: str) -> Slot:
+    """The slot of a module that holds more than parameters."""
+    module, attribute = place
+    plist = parametrizations(module).get(attribute)
+    parts = _NO_PARTS if plist is None else _parts(plist, attribute, name)
+    return Slot((place,), (name,), _is_buffer(module, attribute, tensor), parts)
 
 
 def _parts(plist: ParametrizationList, attribute: str, name: str) -> dict[str, Part]:
@@ -291,7 +305,8 @@ def slots(module: nn.Module) -> tuple[Slot, ...]:
 def parameter_names(module: nn.Module) -> list[str]:
     """The attributes of a module itself that hold a parameter, a parametrized one by its plain name."""
     if "parametrizations" in module._modules or isinstance(module, ParametrizationList):
-        return [name for name, _, is_buffer in _held(module) if not is_buffer]
+        held = _tensors(module).items()
+        return [name for name, tensor in held if tensor is not None and not _is_buffer(module, name, tensor)]
     return [name for name, held in module._parameters.items() if held is not None]
 
 

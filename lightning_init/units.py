@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -44,22 +44,22 @@ def _views(module: nn.Module) -> list[str]:
 
 
 @contextmanager
-def unflattened(module: nn.Module) -> Iterator[None]:
+def unflattened(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Puts a `FlatShard` in the place of every parameter that FSDP1 has flattened, under its own name and shape.
 
     Args:
-        module: The module, with its wrappers: those hold the flat parameters. Nothing happens without any.
+        modules: A module with its wrappers, which hold the flat parameters, and all below it, as `every_module` gives
+            them. Nothing happens without any flat parameters.
 
     Raises:
         InitError: A flat parameter is out of reach, or gathered, or one of tensors that are spread themselves.
     """
-    modules = every_module(module)
     handles = [handle for unit in of_classes(modules, is_fsdp) if (handle := _handle(unit)) is not None]
     with ExitStack() as undo:
         for handle in handles:
             _unflatten(handle, undo)
-        if any(map(_has_strays, modules)):
-            _refuse_strays(module)
+        if _has_strays(modules):
+            _refuse_strays(modules[0])
         yield
 
 
@@ -140,12 +140,15 @@ def _refuse_strays(module: nn.Module) -> None:
     raise InitError([Fault(name.replace("_fsdp_wrapped_module.", ""), told) for name in strays])
 
 
-def _has_strays(module: nn.Module) -> bool:
-    # Not `any`: a generator for each module takes longer.
-    for parameter in module._parameters.values():
-        if _is_stray(parameter):
+def _has_strays(modules: Iterable[nn.Module]) -> bool:
+    # Without a generator or a call for each of them: nearly always the answer is no, of every module.
+    for module in modules:
+        for held in module._parameters.values():
+            if getattr(held, FLATTENED, False) and _is_stray(held):
+                return True
+        if Tensor in map(type, vars(module).values()) and _views(module):
             return True
-    return bool(_views(module))
+    return False
 
 
 def _is_stray(parameter: object) -> bool:

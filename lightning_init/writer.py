@@ -15,7 +15,7 @@ from lightning_init.checkpoint.samples import sample
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.extents import Extents
 from lightning_init.finite import refuse_nan
-from lightning_init.garbage import uncollected
+from lightning_init.garbage import collected
 from lightning_init.gradients import no_gradients
 from lightning_init.initializers.fill import Later, is_plain, is_small
 from lightning_init.ledger import Ledger
@@ -58,7 +58,7 @@ class Writer:
         """
         for claim in claims if self.replaced else ():
             self._refuse_replaced(claim)
-        with uncollected(), no_gradients():
+        with no_gradients():
             later, held = Later(), Extents()
             for claim in claims:
                 small = _small(claim)
@@ -112,6 +112,7 @@ class Writer:
         for claim in claims:
             self._refuse_replaced(claim)
 
+        @collected()
         def read() -> None:
             for claim in claims:
                 self._load(step, claim)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from torch import nn
 
-from lightning_init import build_plan, init_weights
+from lightning_init import NormalInit, build_plan, init_weights, initialize
 from lightning_init.garbage import uncollected
+from lightning_init.initializers.laws import Law
 from tests.models import constant
 
 
@@ -36,6 +37,35 @@ def test_who_has_turned_it_off_keeps_it_off() -> None:
     gc.disable()
     assert enabled_within() is False
     assert not gc.isenabled()
+
+
+class Curious(nn.Linear):
+    """Its method notes whether the collector runs."""
+
+    runs: bool | None = None
+
+    def init_weights(self) -> None:
+        self.runs = gc.isenabled()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_method_finds_it_as_its_caller_does(runs: bool) -> None:
+    if not runs:
+        gc.disable()
+    init_weights(net := Curious(1, 1))
+    assert net.runs is runs
+    assert gc.isenabled() is runs
+
+
+def test_while_nothing_else_runs_it_does_not() -> None:
+    class Noting(NormalInit):
+        def expected(self, shape: Sequence[int]) -> Law:
+            found.append(gc.isenabled())
+            return super().expected(shape)
+
+    found: list[bool] = []
+    initialize(nn.Linear(1, 1), Noting(layer="Linear"))
+    assert set(found) == {False}
 
 
 def test_it_runs_again_after_an_initialisation() -> None:

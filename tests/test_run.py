@@ -534,14 +534,14 @@ class TestParts:
     ) -> None:
         """Counted in looks at tensors, since seconds depend on what else the machine does."""
         looks = 0
-        held = tree._held
+        held = tree._tensors
 
         def counting(module: nn.Module) -> Any:
             nonlocal looks
             looks += 1
             return held(module)
 
-        monkeypatch.setattr(tree, "_held", counting)
+        monkeypatch.setattr(tree, "_tensors", counting)
 
         def looks_for(count: int) -> int:
             nonlocal looks

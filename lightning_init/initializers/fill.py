@@ -50,6 +50,7 @@ _ROUNDED = (
     torch.float8_e5m2fnuz,
 )
 _PLAIN = (nn.Parameter, Tensor)
+_STRIDED = torch.strided
 # Below, handing a tensor to a thread costs more than the calling thread needs to draw it.
 _WORTH_A_THREAD = 2**15
 _INTEGERS = (
@@ -230,7 +231,7 @@ def draw_(tensor: Tensor, law: Law, generators: BlockGenerators, workers: Worker
 
 def is_plain(tensor: Tensor) -> bool:
     """It is a dense tensor and of no class of its own."""
-    return type(tensor) in _PLAIN and tensor.layout is torch.strided
+    return type(tensor) in _PLAIN and tensor.layout is _STRIDED
 
 
 def is_small(tensor: Tensor) -> bool:

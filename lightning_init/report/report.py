@@ -25,7 +25,7 @@ from lightning_init.report.signal import LayerSignal
 from lightning_init.report.tables import finding_lines, markdown_table, overview
 from lightning_init.text import Legend, columns
 from lightning_init.units import unflattened
-from lightning_init.wrappers import unwrap
+from lightning_init.wrappers import every_module, unwrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,7 @@ class InitReport:
         module = module or (self._module() if self._module else None)
         if module is None:
             raise InitError("the module of this report does not exist any more; give one: report.measure(module)")
-        with unflattened(module):
+        with unflattened(every_module(module)):
             self._rows = measured(
                 self.rows, module, histograms=histograms, compare_ranks=compare_ranks, threads=threads
             )
