@@ -217,7 +217,7 @@ def main() -> None:
         orthogonal(4 * arguments.width),
         from_the_class(*size),
         measuring(*size),
-        many((2_000, 8_333), 1),
+        many((2_000, 8_333), arguments.rounds),
         callback(3),
         memory(),
     ):
