@@ -13,8 +13,8 @@ from lightning_init.plan import InitPlan
 from lightning_init.rng import Stream
 from lightning_init.settings import Settings
 from lightning_init.sharding import is_sharded
+from lightning_init.slot import Slot
 from lightning_init.steps import Call, Claim, Fill, Load
-from lightning_init.tree import Slot
 from lightning_init.values import trial
 
 __all__ = ["refusals"]

@@ -14,9 +14,10 @@ from lightning_init.garbage import collected
 from lightning_init.gathering import gathered
 from lightning_init.ledger import Ledger
 from lightning_init.rng import isolated
+from lightning_init.slot import Slot
 from lightning_init.steps import Call, FillStep, LoadStep, Step
 from lightning_init.tracking import Tracker
-from lightning_init.tree import Slot, Tree
+from lightning_init.tree import Tree
 from lightning_init.writer import Writer
 
 __all__ = ["Calls"]

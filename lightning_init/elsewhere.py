@@ -16,7 +16,8 @@ import sys
 
 from torch import nn
 
-from lightning_init.tree import Node, Slot, Tree
+from lightning_init.slot import Slot
+from lightning_init.tree import Node, Tree
 
 __all__ = ["FILLERS", "LIBRARIES", "initialised_elsewhere"]
 

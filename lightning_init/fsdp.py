@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lightning_init import distributed
 from lightning_init.errors import Fault, InitError
 from lightning_init.materialize import has_meta, with_storage
+from lightning_init.slot import join
 from lightning_init.storage import Storage
-from lightning_init.tree import Tree, join
+from lightning_init.tree import Tree
 from lightning_init.units import FLATTENED, has_units
 
 __all__ = ["gets_storage_later", "prepare", "refuse_meta", "release", "storage"]

@@ -20,9 +20,10 @@ from lightning_init.report import Coverage, Expected, InitReport, Row
 from lightning_init.report.roles import is_scale, padding, units
 from lightning_init.settings import Settings
 from lightning_init.sharding import described, is_copied, is_sharded
+from lightning_init.slot import Slot
 from lightning_init.steps import Fill, LoadStep
 from lightning_init.text import some
-from lightning_init.tree import Node, Slot, Tree
+from lightning_init.tree import Node, Tree
 from lightning_init.wrappers import class_name
 
 __all__ = ["Ledger", "Written", "warn"]

@@ -15,8 +15,9 @@ from lightning_init.errors import Fault, InitConfigError
 from lightning_init.gathering import gathered
 from lightning_init.rng import isolated
 from lightning_init.sharding import is_sharded
+from lightning_init.slot import Slot, join
 from lightning_init.tracking import Tracker
-from lightning_init.tree import Node, Slot, Tree, join
+from lightning_init.tree import Node, Tree
 from lightning_init.wrappers import class_name
 
 __all__ = ["UNSET", "MetaPlan", "allocate", "has_meta", "materialize", "plan_meta", "reset", "valued", "with_storage"]

@@ -14,7 +14,8 @@ from operator import itemgetter
 from torch import Tensor, nn
 
 from lightning_init.scope import NamePattern, Scope
-from lightning_init.tree import Node, Slot, Tree, join
+from lightning_init.slot import Slot, join
+from lightning_init.tree import Node, Tree
 
 __all__ = ["Outline"]
 

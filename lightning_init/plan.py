@@ -10,9 +10,9 @@ import torch
 from lightning_init.errors import Fault
 from lightning_init.once import once
 from lightning_init.settling import Executed
+from lightning_init.slot import Slot
 from lightning_init.steps import Call, Claim, Done, Load, LoadStep, Step, claims_of, flat
 from lightning_init.text import Legend, columns
-from lightning_init.tree import Slot
 
 __all__ = ["InitPlan", "PlanEntry", "PlannedClaim"]
 

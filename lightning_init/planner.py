@@ -18,9 +18,10 @@ from lightning_init.methods import own_method
 from lightning_init.recipe import Recipe
 from lightning_init.rules import Rule
 from lightning_init.selection import Selection
+from lightning_init.slot import Slot, join
 from lightning_init.steps import Call, Done, Fill, FillStep, Load, LoadStep, Step
 from lightning_init.text import some
-from lightning_init.tree import Node, Slot, Tree, join
+from lightning_init.tree import Node, Tree
 
 __all__ = ["Planner"]
 

@@ -14,9 +14,10 @@ from lightning_init.garbage import uncollected
 from lightning_init.plan import InitPlan
 from lightning_init.planner import Opener, Planner
 from lightning_init.settling import settle
+from lightning_init.slot import Slot
 from lightning_init.steps import Claim, Fill, Load, LoadStep, Step, claims_of, flat
 from lightning_init.text import some
-from lightning_init.tree import Slot, Tree
+from lightning_init.tree import Tree
 
 __all__ = ["SoFar", "build_plan", "check_configs", "make_plan"]
 

@@ -26,9 +26,10 @@ from lightning_init.planning import SoFar, make_plan
 from lightning_init.report import InitReport
 from lightning_init.settings import Settings
 from lightning_init.settling import Executed, settle
+from lightning_init.slot import Slot
 from lightning_init.steps import Call, Done, FillStep, LoadStep, Step
 from lightning_init.storage import Storage
-from lightning_init.tree import Slot, Tree
+from lightning_init.tree import Tree
 from lightning_init.workers import Workers
 from lightning_init.wrappers import class_name, unwrap
 from lightning_init.writer import Writer

@@ -13,7 +13,8 @@ from lightning_init.errors import Fault, did_you_mean
 from lightning_init.outline import Outline
 from lightning_init.rules import Rule
 from lightning_init.scope import NamePattern, Scope, is_class
-from lightning_init.tree import Node, Slot, Tree, join, parameter_names
+from lightning_init.slot import Slot, join, parameter_names
+from lightning_init.tree import Node, Tree
 from lightning_init.wrappers import class_name
 
 __all__ = ["Selection"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lightning_init.slot import Slot
 from lightning_init.steps import Call, Claim, Fill, FillStep, Load, LoadStep, Step, flat
-from lightning_init.tree import Slot
 
 __all__ = ["Executed", "settle"]
 

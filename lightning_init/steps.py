@@ -12,7 +12,8 @@ from lightning_init.checkpoint.matching.matched import Match
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import CheckpointError
 from lightning_init.recipe import Recipe
-from lightning_init.tree import Node, Slot
+from lightning_init.slot import Slot
+from lightning_init.tree import Node
 
 __all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat"]
 

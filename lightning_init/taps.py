@@ -17,7 +17,8 @@ from lightning_init.chunks import is_measurable
 from lightning_init.moments import Moments, merge, moments, statistics
 from lightning_init.report.signal import LayerSignal
 from lightning_init.sharding import is_sharded, local
-from lightning_init.tree import parameter_names, walk
+from lightning_init.slot import parameter_names
+from lightning_init.tree import walk
 from lightning_init.wrappers import class_name
 
 __all__ = ["Taps", "tensors_in"]

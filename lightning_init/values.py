@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_init import sharding
 from lightning_init.gradients import no_gradients
 from lightning_init.parametrized import assign, computed, obstacle, parametrizations
-from lightning_init.tree import Slot, parameter
+from lightning_init.slot import Slot, parameter
 
 __all__ = ["copy_", "has_padding", "padding_row", "trial", "write", "write_slot"]
 

@@ -21,8 +21,8 @@ from lightning_init.initializers.fill import Later, is_plain, is_small
 from lightning_init.ledger import Ledger
 from lightning_init.rng import Stream, isolated
 from lightning_init.sharding import is_sharded, local
+from lightning_init.slot import Slot
 from lightning_init.steps import Claim, Fill, Load, LoadStep
-from lightning_init.tree import Slot
 from lightning_init.values import has_padding, write_slot
 from lightning_init.workers import Workers, in_turn
 

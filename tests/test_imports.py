@@ -35,6 +35,7 @@ ORDER = [
     "digests",
     "parametrized",
     "units",
+    "slot",
     "tree",
     "elsewhere",
     "values",

@@ -17,7 +17,8 @@ from lightning_init import build_plan, init_weights
 from lightning_init.outline import Outline
 from lightning_init.scope import NamePattern, Scope
 from lightning_init.selection import Selection
-from lightning_init.tree import Slot, Tree, join, parameter_names
+from lightning_init.slot import Slot, join, parameter_names
+from lightning_init.tree import Tree
 from tests.models import Holder
 
 

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from torch.testing._internal.two_tensor import TwoTensor
 from transformers import BertConfig, BertModel
 
-from lightning_init import BaseModule, InitConfigError, InitWarning, init_weights, initialize, normal_init, tree
+from lightning_init import BaseModule, InitConfigError, InitWarning, init_weights, initialize, normal_init, slot, tree
 from lightning_init.initializers.base import INITIALIZERS, TensorInitializer
 from lightning_init.report import InitReport
 from tests.models import Holder, as_before, constant, digests, linear, pretrained, threads, value, values
@@ -534,14 +534,14 @@ class TestParts:
     ) -> None:
         """Counted in looks at tensors, since seconds depend on what else the machine does."""
         looks = 0
-        held = tree._tensors
+        held = slot.tensors_of
 
         def counting(module: nn.Module) -> Any:
             nonlocal looks
             looks += 1
             return held(module)
 
-        monkeypatch.setattr(tree, "_tensors", counting)
+        monkeypatch.setattr(tree, "tensors_of", counting)
 
         def looks_for(count: int) -> int:
             nonlocal looks

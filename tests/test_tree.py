@@ -13,7 +13,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.utils import parametrizations
 
 from lightning_init import init_weights
-from lightning_init.tree import Tree, parameter, parameter_names, slots, walk
+from lightning_init.slot import parameter, parameter_names
+from lightning_init.tree import Tree, slots, walk
 from lightning_init.values import copy_, write
 from lightning_init.wrappers import unwrap
 from tests.models import Holder, constant, linear

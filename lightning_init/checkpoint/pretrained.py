@@ -26,6 +26,7 @@ from lightning_init.errors import CheckpointError, Fault, InitConfigError
 from lightning_init.initializers.base import INITIALIZERS, Initializer, call_text
 from lightning_init.initializers.checks import Checks
 from lightning_init.sharding import boxes
+from lightning_init.slot import Slot
 
 __all__ = ["PretrainedInit"]
 
@@ -199,7 +200,7 @@ class PretrainedInit(Initializer):
         """The values that a match found for a name, on ``map_location`` and made to fit; not to be written to."""
         return found.adapt(name, checkpoint.read(found.loaded[name]).to(self._device))
 
-    def write(self, checkpoint: Checkpoint, found: Match, name: str, slot: tree.Slot, at: str) -> None:
+    def write(self, checkpoint: Checkpoint, found: Match, name: str, slot: Slot, at: str) -> None:
         """Writes the values that a match found for a name.
 
         Of a tensor that is spread over ranks, only what this rank holds is read, one piece at a time; what has to be
@@ -256,19 +257,19 @@ class PretrainedInit(Initializer):
 _NO_INVERSE = "is parametrized without a right inverse, so values cannot be loaded into it"
 
 
-def _refuse(slots: Iterable[tuple[tree.Slot, str]]) -> None:
+def _refuse(slots: Iterable[tuple[Slot, str]]) -> None:
     faults = [Fault(slot.name, reason) for slot, reason in slots]
     if faults:
         raise InitConfigError(faults)
 
 
-def _unready(slot: tree.Slot) -> str:
+def _unready(slot: Slot) -> str:
     if slot.is_lazy:
         return "has no shape yet; run the module once before"
     return "is on the meta device and has no storage; materialise it before" if slot.is_meta else ""
 
 
-def _is_invertible(slot: tree.Slot) -> bool:
+def _is_invertible(slot: Slot) -> bool:
     return all(hasattr(step, "right_inverse") for part in slot.parts.values() for step in part.owner)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_init import sharding, values
 from lightning_init.checkpoint.matching.target import Target
-from lightning_init.tree import Slot
+from lightning_init.slot import Slot
 
 __all__ = ["copy_", "holder", "target", "targets"]
 

@@ -45,7 +45,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_init import tree
+from lightning_init import slot, tree
 from lightning_init.errors import InitConfigError, InitWarning
 from lightning_init.initializers.checks import Checks
 from lightning_init.initializers.fill import BlockGenerators, can_hold, default_generators, fill_, fill_whole_
@@ -299,9 +299,9 @@ def write_modules(initializer: WeightInitializer, modules: Iterable[tuple[str, n
     fills = {"weight": (initializer.obstacle, fill_weight), "bias": (bias_obstacle, fill_bias)}
     write_all(
         [
-            Write(tree.join(path, name), module, name, *fills[name])
+            Write(slot.join(path, name), module, name, *fills[name])
             for path, module in modules
-            for name in dict.fromkeys([*tree.parameter_names(module), *held_flat(module)])
+            for name in dict.fromkeys([*slot.parameter_names(module), *held_flat(module)])
             if name in fills
         ]
     )

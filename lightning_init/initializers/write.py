@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_init import parametrized, tree, values
+from lightning_init import parametrized, slot, values
 from lightning_init.errors import Fault, InitConfigError
 from lightning_init.sharding import is_sharded
 from lightning_init.units import held_flat
@@ -42,7 +42,7 @@ class Write:
             return "it has no shape yet; run the module once before"
         if self.name in held_flat(self.module):
             return "it is a part of a flat parameter of FSDP; use init_weights or initialize on the FSDP module"
-        tensor = tree.parameter(self.module, self.name)
+        tensor = slot.parameter(self.module, self.name)
         if tensor.is_meta:
             return "it is on the meta device and has no storage; materialise it before"
         if is_sharded(tensor):

@@ -14,7 +14,8 @@ from lightning_init.moments import moments_of_all, statistics
 from lightning_init.report.histograms import histograms_of_all
 from lightning_init.report.rows import Row
 from lightning_init.sharding import described
-from lightning_init.tree import Slot, slots
+from lightning_init.slot import Slot
+from lightning_init.tree import slots
 
 __all__ = ["measured"]
 

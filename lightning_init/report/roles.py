@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from torch import nn
 
-from lightning_init.tree import Slot
+from lightning_init.slot import Slot
 from lightning_init.values import padding_row
 from lightning_init.wrappers import class_of
 
