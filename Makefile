@@ -15,13 +15,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SOURCES := $(wildcard lightning_init tests examples)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-loading bench-loggers bench-sharded same lint types format clean
+.PHONY: help demo test bench bench-device bench-loading bench-loggers bench-sharded same lint types format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make test    run the tests and doctests"
 	@echo "make bench   time of initialising and measuring a model of 300 million parameters, against other ways"
+	@echo "make bench-device   the same for 7 billion weights on a GPU, against torch's own functions there"
 	@echo "make bench-loading  time and memory of loading a 1 GiB checkpoint, against the usual ways"
 	@echo "make bench-loggers  what the callback and its logging add to a fit, for each logger"
 	@echo "make bench-sharded  memory and reading of initialising a 1 GiB model on 4 ranks of FSDP2"
@@ -45,6 +46,9 @@ bench-loading: $(VENV)/.installed-test
 
 bench-loggers: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks.loggers $(ARGS)
+
+bench-device: $(VENV)/.installed-test
+	$(BIN)/python -m tests.benchmarks.on_device $(ARGS)
 
 bench-sharded: $(VENV)/.installed-test
 	$(BIN)/python -m tests.benchmarks.sharded $(ARGS)

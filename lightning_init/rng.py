@@ -1,8 +1,8 @@
 """Seeds and random streams: every block of every parameter has a generator of its own.
 
 The stream of a block is named by the text ``lightning_init/1|<seed>|<name>|<block>`` in UTF-8, where ``name`` is the
-qualified name of the parameter from the root and ``block`` counts blocks of `BLOCK` elements of the parameter's
-flattened logical order. SHAKE-128 of that text gives the state of the generator. ``BLOCK`` and the text change only
+qualified name of the parameter from the root and ``block`` counts blocks of `block_size` elements of the parameter's
+flattened logical order. SHAKE-128 of that text gives the state of the generator. The sizes and the text change only
 with a major version of this library.
 """
 
@@ -18,10 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK", "Stream", "draw_seed", "isolated", "lent"]
+__all__ = ["BLOCK", "BLOCK_ELSEWHERE", "Stream", "block_size", "draw_seed", "isolated", "lent"]
 
 BLOCK = 2**18
-"""Elements that one generator draws."""
+"""Elements that one generator of the CPU draws: they stay in the cache of a core."""
+
+BLOCK_ELSEWHERE = 2**22
+"""Elements that one generator of another device draws: such a device has to be started for every block."""
 
 _PREFIX = "lightning_init/1|"
 
@@ -31,6 +34,11 @@ _HEADER = struct.pack("<QiiQ", 0, 624, 1, 0)
 _WORDS = 624
 _CPU = torch.device("cpu")
 _STATE_BYTES = 5056
+
+
+def block_size(device: torch.device) -> int:
+    """How many elements of a tensor one generator of a device draws."""
+    return BLOCK if device.type == "cpu" else BLOCK_ELSEWHERE
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,9 @@ class Stream:
             block: The block.
             words: How many words will be drawn from it at most; only so many are made, if it is a CPU's.
         """
-        return lent(self.seed, self.name, block, words) if self.device.type == "cpu" else self.generator(block)
+        if self.device.type == "cpu":
+            return lent(self.seed, self.name, block, words)
+        return _desk.lend_on(self.device, self._key(block))
 
     def _key(self, block: int) -> str:
         return _key(self.seed, self.name, block)
@@ -79,13 +89,14 @@ def _key(seed: int, name: str, block: int) -> str:
 
 def _generator(key: str, device: torch.device) -> torch.Generator:
     generator = torch.Generator(device)
-    hashed = hashlib.shake_128(key.encode())
-    if device.type == "cpu":
-        # `manual_seed` would keep 32 bits only: among 100,000 blocks two would likely be equal.
-        generator.set_state(_cpu_state(hashed.digest(4 * _WORDS)))
-    else:
-        generator.manual_seed(int.from_bytes(hashed.digest(8), "little"))
-    return generator
+    if device.type != "cpu":
+        return generator.manual_seed(_seed_of_64_bits(key))
+    # `manual_seed` would keep 32 bits only: among 100,000 blocks two would likely be equal.
+    return generator.set_state(_cpu_state(hashlib.shake_128(key.encode()).digest(4 * _WORDS)))
+
+
+def _seed_of_64_bits(key: str) -> int:
+    return int.from_bytes(hashlib.shake_128(key.encode()).digest(8), "little")
 
 
 def _cpu_state(words: bytes) -> Tensor:
@@ -103,16 +114,24 @@ def _blank_state() -> tuple[Tensor, memoryview]:
 
 
 class _Desk(threading.local):
-    """For each thread a generator of the CPU, and a state to set it to: made anew they cost more than a small draw."""
+    """For each thread a generator of every device, and a state to set that of the CPU to: to make them takes longer
+    than a small draw.
+    """  # noqa: D205 - one sentence
 
     def __init__(self) -> None:
         self._generator = torch.Generator(_CPU)
+        self._elsewhere: dict[torch.device, torch.Generator] = {}
         self._state, self._slots = _blank_state()
 
     def lend(self, key: str, words: int) -> torch.Generator:
         # What stands behind these words, from before, is never drawn.
         self._slots[: 2 * words : 2] = memoryview(hashlib.shake_128(key.encode()).digest(4 * words)).cast("I")
         return self._generator.set_state(self._state)
+
+    def lend_on(self, device: torch.device, key: str) -> torch.Generator:
+        if device not in self._elsewhere:
+            self._elsewhere[device] = torch.Generator(device)
+        return self._elsewhere[device].manual_seed(_seed_of_64_bits(key))
 
 
 _desk = _Desk()

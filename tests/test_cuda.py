@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from lightning_init import InitConfigError, InitWeightsCallback, init_weights
+from lightning_init.rng import BLOCK_ELSEWHERE
 from lightning_init.settings import RngDevice
 from tests.distributed.harness import run_ranks
 from tests.everything import PARTS, Everything, hashes, write_checkpoint
@@ -103,6 +104,19 @@ def test_the_numbers_drawn_there_have_their_law() -> None:
     assert abs(weight.mean().item()) < 5 * std / 1000
     assert weight.std().item() == pytest.approx(std, rel=5e-3)
     assert weight.abs().max().item() <= 0.04 * (1 + 1e-6)
+
+
+def test_the_numbers_do_not_depend_on_what_was_drawn_before() -> None:
+    rule = {"type": "Normal", "layer": "Linear"}
+    alone = nn.Linear(3000, 3000, device="cuda")
+    second = nn.Linear(3000, 3000, device="cuda")
+    behind = nn.Sequential(nn.Linear(500, 500, device="cuda"), second)
+    init_weights(nn.ModuleDict({"1": alone}), rule, seed=0)
+    init_weights(behind, rule, seed=0)
+    assert torch.equal(second.weight, alone.weight)
+    # Two blocks, each of a generator of its own.
+    flat = alone.weight.detach().flatten()
+    assert not torch.equal(flat[:1000], flat[BLOCK_ELSEWHERE : BLOCK_ELSEWHERE + 1000])
 
 
 def test_a_model_on_meta(folder: Path, on_cpu: dict[str, str]) -> None:

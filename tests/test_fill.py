@@ -11,7 +11,9 @@ from lightning_init.errors import InitError
 from lightning_init.initializers.fill import blocks, can_hold, default_generators, fill_, fill_whole_
 from lightning_init.initializers.laws import ConstantLaw, Law, NormalLaw, UniformLaw
 from lightning_init.initializers.truncated import TruncNormalLaw
-from lightning_init.rng import BLOCK, Stream
+from lightning_init.rng import BLOCK, BLOCK_ELSEWHERE, Stream
+
+CPU = torch.device("cpu")
 
 LAWS: list[Law] = [
     NormalLaw(0.5, 0.02),
@@ -37,16 +39,18 @@ def filled(tensor: Tensor, law: Law = LAWS[0], name: str = "w") -> Tensor:
 
 
 def test_blocks_cover_a_tensor_in_order() -> None:
-    assert list(blocks(0)) == []
-    assert list(blocks(1)) == [(0, 0, 1)]
-    assert list(blocks(BLOCK)) == [(0, 0, BLOCK)]
-    assert list(blocks(2 * BLOCK + 1)) == [(0, 0, BLOCK), (1, BLOCK, 2 * BLOCK), (2, 2 * BLOCK, 2 * BLOCK + 1)]
+    assert list(blocks(0, CPU)) == []
+    assert list(blocks(1, CPU)) == [(0, 0, 1)]
+    assert list(blocks(BLOCK, CPU)) == [(0, 0, BLOCK)]
+    assert list(blocks(BLOCK + 1, torch.device("cuda"))) == [(0, 0, BLOCK + 1)]
+    assert list(blocks(BLOCK_ELSEWHERE + 1, torch.device("cuda")))[1:] == [(1, BLOCK_ELSEWHERE, BLOCK_ELSEWHERE + 1)]
+    assert list(blocks(2 * BLOCK + 1, CPU)) == [(0, 0, BLOCK), (1, BLOCK, 2 * BLOCK), (2, 2 * BLOCK, 2 * BLOCK + 1)]
 
 
 @pytest.mark.parametrize("law", LAWS)
 def test_every_block_comes_from_its_own_generator(law: Law) -> None:
     whole = filled(torch.empty(2 * BLOCK + 100), law)
-    for index, start, stop in blocks(whole.numel()):
+    for index, start, stop in blocks(whole.numel(), CPU):
         block = torch.empty(stop - start)
         law.fill(block, Stream(0, "w").generator(index))
         assert torch.equal(whole[start:stop], block)

@@ -28,7 +28,7 @@ from lightning_init.checkpoint.matching.naming import WRAPPER_PARTS
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.checkpoint.sources.registry import SOURCES
 from lightning_init.config import read
-from lightning_init.rng import BLOCK
+from lightning_init.rng import BLOCK, BLOCK_ELSEWHERE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -202,4 +202,5 @@ def test_the_arguments_of_the_callback_are_those_of_the_readme() -> None:
 
 
 def test_the_block_size_of_the_readme_is_that_of_the_streams() -> None:
-    assert f"2^{BLOCK.bit_length() - 1} elements" in README
+    sizes = [size.bit_length() - 1 for size in (BLOCK, BLOCK_ELSEWHERE)]
+    assert "2^{} elements on the CPU, 2^{} elsewhere".format(*sizes) in README

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_init.errors import InitError
 from lightning_init.gradients import no_gradients
 from lightning_init.initializers.laws import ConstantLaw, Law
-from lightning_init.rng import BLOCK
+from lightning_init.rng import block_size
 from lightning_init.sharding import Share, boxes, copy_, is_summed, local
 from lightning_init.workers import Workers, in_turn, one_core
 
@@ -69,14 +69,15 @@ def default_generators(block: int) -> None:
     """The `BlockGenerators` that draw from torch's default generator."""
 
 
-def blocks(numel: int) -> Iterator[tuple[int, int, int]]:
-    """(index, start, stop) of the blocks of a tensor in its flattened logical order.
+def blocks(numel: int, device: torch.device) -> Iterator[tuple[int, int, int]]:
+    """(index, start, stop) of the blocks of a tensor in its flattened logical order, for where they are drawn.
 
-    >>> list(blocks(300_000))
+    >>> list(blocks(300_000, torch.device("cpu")))
     [(0, 0, 262144), (1, 262144, 300000)]
     """
-    for index, start in enumerate(range(0, numel, BLOCK)):
-        yield index, start, min(start + BLOCK, numel)
+    size = block_size(device)
+    for index, start in enumerate(range(0, numel, size)):
+        yield index, start, min(start + size, numel)
 
 
 def can_hold(dtype: torch.dtype, law: Law | None) -> str | None:
@@ -259,7 +260,7 @@ def _pieces(tensor: Tensor, law: Law, generators: BlockGenerators, areas: _Areas
         for here, share in parts:
             share.put(here, start, block)
 
-    for index, start, stop in blocks(tensor.numel()):
+    for index, start, stop in blocks(tensor.numel(), _device(tensor, generators(0))):
         parts = [(here, share) for here, share in held if share.before(start) != share.before(stop)]
         if parts:
             yield partial(draw, index, start, stop, parts)
