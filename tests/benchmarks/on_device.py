@@ -1,4 +1,4 @@
-"""How long it takes to initialise and to measure a model where it is: on a GPU, next to loops over torch's own functions.
+"""How long it takes to initialise and to measure a model on a GPU, next to loops over torch's own functions.
 
 Run it from the root of the repository: ``python -m tests.benchmarks.on_device``. Ways take turns; what is told is the
 median of the rounds, in seconds, as a multiple of our time, and as a share of what the device moves in that time when
@@ -65,9 +65,12 @@ def by_us(model: nn.Module, law: str) -> None:
     init_weights(model, RULES[law], seed=0)
 
 
-def rows(model: nn.Module, device: torch.device, rounds: int) -> Iterator[tuple[str, ...]]:
-    size = sum(weight.nbytes for weight in model.parameters())
-    moved = bandwidth(device, min(size, 2**30))
+def bytes_of(model: nn.Module) -> int:
+    return sum(weight.nbytes for weight in model.parameters())
+
+
+def rows(model: nn.Module, device: torch.device, moved: float, rounds: int) -> Iterator[tuple[str, ...]]:
+    size = bytes_of(model)
     report = init_weights(model, RULES["Normal"], seed=0)
     contests: Mapping[str, Mapping[str, Callable[[], object]]] = {
         "Normal": {
@@ -102,11 +105,13 @@ def main() -> None:
     model.to(dtype).to_empty(device=device)
     header = ("what", "way", "seconds", "ratio to ours", "of the bandwidth of a copy")
     print(f"{sum(weight.numel() for weight in model.parameters()) / 1e9:.2f} billion weights, {dtype}; {machine()}\n")
-    print(columns([header, *rows(model, device, arguments.rounds)]))
+    moved = bandwidth(device, min(bytes_of(model), 2**30))
+    accelerator = torch.get_device_module(device)
     if device.type != "cpu":
-        accelerator = torch.get_device_module(device)
-        weights = sum(weight.nbytes for weight in model.parameters()) / MIB
-        most = accelerator.max_memory_allocated(device) / MIB
+        accelerator.reset_peak_memory_stats(device)
+    print(columns([header, *rows(model, device, moved, arguments.rounds)]))
+    if device.type != "cpu":
+        most, weights = accelerator.max_memory_allocated(device) / MIB, bytes_of(model) / MIB
         print(f"\n{accelerator.get_device_name(device)}; {weights:.0f} MiB of weights, at most {most:.0f} MiB in all")
 
 
