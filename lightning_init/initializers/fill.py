@@ -260,7 +260,9 @@ def _pieces(tensor: Tensor, law: Law, generators: BlockGenerators, areas: _Areas
         for here, share in parts:
             share.put(here, start, block)
 
-    for index, start, stop in blocks(tensor.numel(), _device(tensor, generators(0))):
+    # Numbers for another device may be drawn on the CPU, in its blocks.
+    device = tensor.device if tensor.device.type == "cpu" else _device(tensor, generators(0))
+    for index, start, stop in blocks(tensor.numel(), device):
         parts = [(here, share) for here, share in held if share.before(start) != share.before(stop)]
         if parts:
             yield partial(draw, index, start, stop, parts)
