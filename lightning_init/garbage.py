@@ -31,11 +31,11 @@ def uncollected() -> Iterator[None]:
 @contextmanager
 def collected() -> Iterator[None]:
     """Within `uncollected`, the collector runs as it did outside, for code that may throw away what it likes."""
-    if not any(_before):
-        yield
-        return
-    gc.enable()
+    was_enabled = gc.isenabled()
+    if any(_before):
+        gc.enable()
     try:
         yield
     finally:
-        gc.disable()
+        if not was_enabled:
+            gc.disable()

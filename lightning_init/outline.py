@@ -37,8 +37,7 @@ class Outline:
 
     def names_at(self, position: int) -> list[str]:
         """The own names of the parameters of a module."""
-        held = self._tree.held(self.places[position][1])
-        return [name for name, slot in held.items() if not slot.is_buffer]
+        return list(self._tree.parameters(self.places[position][1]))
 
     @cached_property
     def classes(self) -> dict[type, list[int]]:
@@ -59,12 +58,12 @@ class Outline:
         """The parameters that a scope means, each with its own name in the module where it is met last."""
         found: dict[Slot, str] = {}
         taken: dict[str, bool] = {}
-        places, held = self.places, self._tree.held
+        places, parameters = self.places, self._tree.parameters
         for position, only in self._of_layer_and_name(scope):
-            for name, slot in held(places[position][1]).items():
+            for name, slot in parameters(places[position][1]).items():
                 if name not in taken:
                     taken[name] = scope.takes(name, ("weight", "bias"))
-                if taken[name] and not slot.is_buffer and (only is None or name in only):
+                if taken[name] and (only is None or name in only):
                     found[slot] = name
         return found
 

@@ -20,6 +20,7 @@ from lightning_init.checkpoint.broadcast import BroadcastCheckpoint
 from lightning_init.checkpoint.pretrained import PretrainedInit
 from lightning_init.errors import InitConfigError
 from lightning_init.forest import Forest
+from lightning_init.garbage import uncollected
 from lightning_init.ledger import Ledger, warn
 from lightning_init.plan import InitPlan
 from lightning_init.planning import SoFar, make_plan
@@ -137,6 +138,7 @@ class Run:
             running.reset(token)
         self.storage.refuse_unset(self.ledger)
 
+    @uncollected()
     def part(self, module: nn.Module, init_cfg: Any, *, alone: bool = False, with_method: bool = True) -> None:
         """Initialises a part of the tree from within a method that is running."""
         module = unwrap(module)

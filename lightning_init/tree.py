@@ -6,14 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_init.slot import Slot, new_slot, tensors_of
+from lightning_init.slot import Slot, is_buffer, new_slot, tensors_of
 from lightning_init.wrappers import unwrap
 
 __all__ = ["Node", "Tree", "slots", "walk"]
 
 _NO_SLOTS: Mapping[str, Slot] = {}
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The slots of a tree, and by their attributes those that each module itself holds, and its parameters of these."""
+
+    slots: tuple[Slot, ...]
+    held: Mapping[Node, Mapping[str, Slot]]
+    parameters: Mapping[Node, Mapping[str, Slot]]
 
 
 @dataclass(eq=False)
@@ -88,13 +97,13 @@ class Tree:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Every distinct parameter and persistent buffer, in the order of registration."""
-        return self._found[0]
+        return self._found.slots
 
     @cached_property
-    def _found(self) -> tuple[tuple[Slot, ...], dict[Node, dict[str, Slot]]]:
-        """The slots, and by their attributes those that each module itself holds."""
+    def _found(self) -> _Found:
         slots: dict[int, Slot] = {}
         held: dict[Node, dict[str, Slot]] = {}
+        parameters: dict[Node, Mapping[str, Slot]] = {}
         for path, node in self.below(self.root, self.root.path):
             module = node.module
             tensors = tensors_of(module)
@@ -112,11 +121,16 @@ class Tree:
                 else:
                     slot.add((module, attribute), name)
                 of_node[attribute] = slot
-        return tuple(slots.values()), held
+            parameters[node] = of_node if only_parameters else _without_buffers(module, tensors, of_node)
+        return _Found(tuple(slots.values()), held, parameters)
 
     def held(self, node: Node) -> Mapping[str, Slot]:
-        """The slots that a module itself holds, by their attributes, parameters first."""
-        return self._found[1].get(node, _NO_SLOTS)
+        """The slots that a module itself holds, by their attributes: parameters, parametrized tensors, buffers."""
+        return self._found.held.get(node, _NO_SLOTS)
+
+    def parameters(self, node: Node) -> Mapping[str, Slot]:
+        """Those that are parameters of this module, whatever they are elsewhere."""
+        return self._found.parameters.get(node, _NO_SLOTS)
 
     def part(self, node: Node) -> tuple[Slot, ...]:
         """The slots at and below a module, in the order of registration."""
@@ -131,6 +145,16 @@ class Tree:
     def slot_of(self) -> dict[tuple[nn.Module, str], Slot]:
         """The slot that a module holds under an attribute."""
         return {place: slot for slot in self.slots for place in slot.places}
+
+
+def _without_buffers(
+    module: nn.Module, tensors: Mapping[str, Tensor | None], held: Mapping[str, Slot]
+) -> dict[str, Slot]:
+    return {
+        attribute: held[attribute]
+        for attribute, tensor in tensors.items()
+        if tensor is not None and not is_buffer(module, attribute, tensor)
+    }
 
 
 def walk(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

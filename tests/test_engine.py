@@ -471,6 +471,17 @@ class TestOnlyWinnersAreExecuted:
         assert values(net) == {"fc.weight": 4, "fc.bias": 0.25}
 
 
+@pytest.mark.parametrize("buffer_first", [True, False])
+def test_rules_write_what_is_a_parameter_of_the_module_they_mean(buffer_first: bool) -> None:
+    fc, other = nn.Linear(1, 1, bias=False), nn.Embedding(1, 1)
+    del other.weight
+    other.register_buffer("weight", fc.weight)
+    parts = {"other": other, "fc": fc} if buffer_first else {"fc": fc, "other": other}
+    with pytest.warns(InitWarning, match="matches nothing"):
+        init_weights(Holder([constant(7), constant(9, layer="Embedding")], **parts))
+    assert fc.weight.item() == 7
+
+
 class TestKeep:
     def test_no_rule_writes_it(self) -> None:
         inner = Holder(constant(3), fc=linear(5))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from torch import nn
 
-from lightning_init import NormalInit, build_plan, init_weights, initialize
+from lightning_init import BaseModule, NormalInit, build_plan, init_weights, initialize
 from lightning_init.garbage import uncollected
 from lightning_init.initializers.laws import Law
 from tests.models import constant
@@ -55,6 +55,30 @@ def test_a_method_finds_it_as_its_caller_does(runs: bool) -> None:
     init_weights(net := Curious(1, 1))
     assert net.runs is runs
     assert gc.isenabled() is runs
+
+
+class Outer(BaseModule):
+    """Its method has parts of it initialised, and notes whether the collector runs before, between and behind."""
+
+    def __init__(self) -> None:
+        super().__init__(constant(1))
+        self.child = Curious(1, 1)
+        self.runs: list[bool] = []
+
+    def init_weights(self) -> None:
+        self.runs.append(gc.isenabled())
+        super().init_weights()
+        self.runs.append(gc.isenabled())
+        init_weights(Curious(1, 1))
+        self.runs.append(gc.isenabled())
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_method_around_others_finds_it_so_to_its_end(runs: bool) -> None:
+    if not runs:
+        gc.disable()
+    init_weights(net := Outer())
+    assert [*net.runs, net.child.runs, gc.isenabled()] == 5 * [runs]
 
 
 def test_while_nothing_else_runs_it_does_not() -> None:

@@ -80,6 +80,17 @@ class TestNames:
         nn.utils.parametrize.register_parametrization(net, "table", Same())
         assert [(slot.name, slot.is_buffer) for slot in slots(net)] == [("table", True)]
 
+    @pytest.mark.parametrize("buffer_first", [True, False])
+    def test_a_buffer_that_is_a_parameter_elsewhere(self, buffer_first: bool) -> None:
+        fc, other = nn.Linear(2, 2, bias=False), Holder()
+        other.register_buffer("weight", fc.weight)
+        tree = Tree(Holder(other=other, fc=fc) if buffer_first else Holder(fc=fc, other=other))
+        (slot,) = tree.slots
+        assert slot.is_buffer is buffer_first
+        assert tree.held(tree.nodes[other]) == tree.held(tree.nodes[fc]) == {"weight": slot}
+        assert tree.parameters(tree.nodes[fc]) == {"weight": slot}
+        assert tree.parameters(tree.nodes[other]) == {}
+
     def test_a_path_of_the_root_itself(self) -> None:
         assert [slot.name for slot in Tree(Holder(fc=linear()), "net.part").slots] == [
             "net.part.fc.weight",

@@ -118,7 +118,7 @@ class ConstantLaw(Law):
         return self.value
 
     def words(self, numel: int, dtype: torch.dtype) -> int:  # noqa: ARG002  # draws nothing
-        """None."""
+        """Zero."""
         return 0
 
     def fill(self, block: Tensor, generator: torch.Generator | None = None) -> None:  # noqa: ARG002  # draws nothing
