@@ -54,6 +54,7 @@ class Planner:
         self.kept: dict[Slot, str] = {}
         self.elsewhere = initialised_elsewhere(tree)
         self._kept_nodes: set[Node] = set()
+        # Those that say anything, and all above them: the others have no steps.
         self._passed: AbstractSet[Node] = frozenset()
         self._open = open_checkpoint
         self._given_label = label

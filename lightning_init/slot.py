@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from lightning_init.once import once
 from lightning_init.parametrized import computed, original, parametrizations
 
-__all__ = ["Part", "Slot", "is_buffer", "join", "new_slot", "parameter", "parameter_names", "tensors_of"]
+__all__ = ["Part", "Slot", "join", "new_slot", "parameter", "parameter_names", "tensors_of"]
 
 _Place: TypeAlias = tuple[nn.Module, str]
 
@@ -54,7 +54,7 @@ class Slot:
     Attributes:
         places: Every (module, attribute) that holds it; tied parameters have several.
         names: The qualified names of these places, in the order of registration.
-        is_buffer: It is a persistent buffer.
+        is_buffer: It is a persistent buffer, where it is met first.
         parts: For a parametrized tensor, the tensors it is computed from, by their qualified names.
     """
 
@@ -142,7 +142,7 @@ def tensors_of(module: nn.Module) -> Mapping[str, Tensor | None]:
     return {**module._parameters, **originals, **persistent}
 
 
-def is_buffer(module: nn.Module, attribute: str, tensor: Tensor) -> bool:
+def _is_buffer(module: nn.Module, attribute: str, tensor: Tensor) -> bool:
     """Whether a tensor that `tensors_of` gives is a buffer of this module; elsewhere it may be a parameter."""
     if attribute in module._buffers:
         return True
@@ -165,7 +165,7 @@ def new_slot(tensor: Tensor, module: nn.Module, attribute: str, name: str, *, is
     else:
         plist = parametrizations(module).get(attribute)
         parts = _NO_PARTS if plist is None else _parts(plist, attribute, name)
-        slot = Slot((place,), (name,), is_buffer(module, attribute, tensor), parts)
+        slot = Slot((place,), (name,), _is_buffer(module, attribute, tensor), parts)
     if not (slot.parts or is_lazy(tensor)):
         # They will be asked for, and the tensor is at hand. `once` gives way to what an instance has.
         slot.shape, slot.dtype = tuple(tensor.shape), tensor.dtype
@@ -182,7 +182,7 @@ def parameter_names(module: nn.Module) -> list[str]:
     """The attributes of a module itself that hold a parameter, a parametrized one by its plain name."""
     if "parametrizations" in module._modules or isinstance(module, ParametrizationList):
         held = tensors_of(module).items()
-        return [name for name, tensor in held if tensor is not None and not is_buffer(module, name, tensor)]
+        return [name for name, tensor in held if tensor is not None and not _is_buffer(module, name, tensor)]
     return [name for name, held in module._parameters.items() if held is not None]
 
 

@@ -18,6 +18,7 @@ from lightning_init.tree import Node
 __all__ = ["Call", "Claim", "Done", "Fill", "FillStep", "Load", "LoadStep", "Step", "claims_of", "flat"]
 
 
+# Not frozen, nor is what is derived of it: there is one for every parameter, and that would treble what it costs.
 @dataclass(eq=False)
 class Claim:
     """Somebody wants to write a slot.

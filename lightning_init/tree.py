@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_init.slot import Slot, is_buffer, new_slot, tensors_of
+from lightning_init.slot import Slot, new_slot, parameter_names, tensors_of
 from lightning_init.wrappers import unwrap
 
 __all__ = ["Node", "Tree", "slots", "walk"]
@@ -121,7 +121,8 @@ class Tree:
                 else:
                     slot.add((module, attribute), name)
                 of_node[attribute] = slot
-            parameters[node] = of_node if only_parameters else _without_buffers(module, tensors, of_node)
+            own = of_node if only_parameters else {name: of_node[name] for name in parameter_names(module)}
+            parameters[node] = own
         return _Found(tuple(slots.values()), held, parameters)
 
     def held(self, node: Node) -> Mapping[str, Slot]:
@@ -145,16 +146,6 @@ class Tree:
     def slot_of(self) -> dict[tuple[nn.Module, str], Slot]:
         """The slot that a module holds under an attribute."""
         return {place: slot for slot in self.slots for place in slot.places}
-
-
-def _without_buffers(
-    module: nn.Module, tensors: Mapping[str, Tensor | None], held: Mapping[str, Slot]
-) -> dict[str, Slot]:
-    return {
-        attribute: held[attribute]
-        for attribute, tensor in tensors.items()
-        if tensor is not None and not is_buffer(module, attribute, tensor)
-    }
 
 
 def walk(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

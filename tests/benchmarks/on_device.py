@@ -11,18 +11,15 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_init import init_weights
 from lightning_init.text import columns
+from tests.benchmarks.initialising import RULES, TORCH, by_us
 from tests.benchmarks.measuring import MIB, machine
-
-RULES: Mapping[str, dict[str, object]] = {
-    "Normal": {"type": "Normal", "layer": "Linear", "std": 0.02},
-    "TruncNormal": {"type": "TruncNormal", "layer": "Linear", "std": 0.02, "a": -0.04, "b": 0.04},
-}
 
 
 def synchronise(device: torch.device) -> None:
@@ -45,24 +42,14 @@ def bandwidth(device: torch.device, size: int) -> float:
     return 2 * size / min(seconds(lambda: target.copy_(source), device) for _ in range(5))
 
 
-def by_torch(model: nn.Module) -> None:
+def fill_all(model: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
     for weight in model.parameters():
-        nn.init.normal_(weight, std=0.02)
-
-
-def truncated_by_torch(model: nn.Module) -> None:
-    for weight in model.parameters():
-        nn.init.trunc_normal_(weight, std=0.02, a=-0.04, b=0.04)
+        fill(weight)
 
 
 def std_mean(model: nn.Module) -> None:
     for weight in model.parameters():
         torch.std_mean(weight.detach())
-
-
-def by_us(model: nn.Module, law: str) -> None:
-    model.is_init = False  # type: ignore[assignment]  # a plain attribute
-    init_weights(model, RULES[law], seed=0)
 
 
 def bytes_of(model: nn.Module) -> int:
@@ -71,17 +58,17 @@ def bytes_of(model: nn.Module) -> int:
 
 def rows(model: nn.Module, device: torch.device, moved: float, rounds: int) -> Iterator[tuple[str, ...]]:
     size = bytes_of(model)
-    report = init_weights(model, RULES["Normal"], seed=0)
-    contests: Mapping[str, Mapping[str, Callable[[], object]]] = {
-        "Normal": {
-            "torch.nn.init, in a loop": lambda: by_torch(model),
-            "lightning_init": lambda: by_us(model, "Normal"),
-        },
-        "TruncNormal": {
-            "torch.nn.init, in a loop": lambda: truncated_by_torch(model),
-            "lightning_init": lambda: by_us(model, "TruncNormal"),
-        },
-        "statistics": {"torch.std_mean alone": lambda: std_mean(model), "lightning_init, all eight": report.measure},
+    contests: dict[str, Mapping[str, Callable[[], object]]] = {
+        law: {
+            "torch.nn.init, in a loop": partial(fill_all, model, TORCH[law]),
+            "lightning_init": partial(by_us, model, {**RULES[law], "layer": "Linear"}),
+        }
+        for law in ("Normal", "TruncNormal")
+    }
+    report = init_weights(model, {"type": "Normal", "layer": "Linear"}, seed=0)
+    contests["statistics"] = {
+        "torch.std_mean alone": partial(std_mean, model),
+        "lightning_init, all eight": report.measure,
     }
     for what, ways in contests.items():
         took = {way: statistics.median(seconds(run, device) for _ in range(rounds)) for way, run in ways.items()}
